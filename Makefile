@@ -1,0 +1,104 @@
+# MailRelay's tasks; `make help` lists them. All of them need Python, make and a package index, and
+# nothing else: the first one makes .venv from requirements-dev.lock.
+#
+# make answers any failure with its own exit code 2. Who needs the relay's exit code starts
+# `.venv/bin/mailrelay run` itself, after `make venv`.
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.synced
+MEMBERS := lib services/ingress services/sender services/monitor cli
+PROJECTS := $(addsuffix /pyproject.toml,$(MEMBERS))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo
+	@echo '  ARGS="..." passes arguments on: make run ARGS="--help", make test ARGS="-k address -n 2"'
+	@echo '  PYTHON=python3.13 chooses the Python that .venv is made with'
+
+.PHONY: run
+run: $(STAMP) ## Run the relay on this machine, with a nats-server of its own
+	@exec $(BIN)/mailrelay run $(ARGS)
+
+.PHONY: test
+test: nats-server ## Run the tests that need only Python and the network
+	$(BIN)/pytest tests -m "not peers and not chaos" $(ARGS)
+
+.PHONY: test-peers
+test-peers: nats-server ## Run the tests against other mail servers (needs Postfix)
+	$(BIN)/pytest tests -m peers $(ARGS)
+
+.PHONY: chaos
+chaos: nats-server ## Kill processes while mail flows, and count
+	$(BIN)/pytest tests -m chaos $(ARGS)
+
+.PHONY: lint
+lint: $(STAMP) ## Check style, types and who imports whom
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(STAMP) ## Format the code, and mend what ruff can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# Hashes, but no index: the locks are the same whichever mirror they were made with.
+COMPILE = $(with_pip_settings) $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-package mailrelay \
+	--custom-compile-command "make lock" $(ARGS) $(PROJECTS)
+
+.PHONY: lock
+lock: $(BIN)/uv ## Write both locks anew (ARGS=--upgrade for newer versions)
+	@$(COMPILE) --output-file requirements.lock
+	@$(COMPILE) --constraints requirements.lock --group dev --output-file requirements-dev.lock
+
+.PHONY: venv
+venv: $(STAMP) ## Make or update .venv
+
+.PHONY: nats-server
+nats-server: $(STAMP) ## Find, fetch or build nats-server, and print its path
+	@$(BIN)/python -m mailrelay_cli.nats_server
+
+.PHONY: clean
+clean: ## Remove .venv and what the tools left behind
+	rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# uv reads none of pip's settings; whoever has told pip where packages come from need not say it
+# twice. What is set for uv itself goes first. (A find-links folder that is missing is nothing to
+# pip and an error to uv.)
+define with_pip_settings
+eval "$$($(BIN)/python -m pip config list | sed -n "s/^[^.]*\.\([a-z-]*\)='\(.*\)'$$/\1 \2/p" | { \
+	while read -r key value; do case $$key in \
+		index-url) echo ": \$${UV_DEFAULT_INDEX:='$$value'}; export UV_DEFAULT_INDEX;" ;; \
+		extra-index-url) echo ": \$${UV_INDEX:='$$value'}; export UV_INDEX;" ;; \
+		cert) echo ": \$${SSL_CERT_FILE:='$$value'}; export SSL_CERT_FILE;" ;; \
+		timeout|default-timeout) echo ": \$${UV_HTTP_TIMEOUT:='$$value'}; export UV_HTTP_TIMEOUT;" ;; \
+		proxy) echo ": \$${ALL_PROXY:='$$value'}; export ALL_PROXY;" ;; \
+		find-links) if [ -d "$$value" ]; then echo ": \$${UV_FIND_LINKS:='$$value'}; export UV_FIND_LINKS;"; fi ;; \
+	esac; done; })";
+endef
+
+# A .venv whose Python has gone is made anew.
+$(BIN)/uv: Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "MailRelay needs Python 3.11 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>&1). Try make PYTHON=python3.13" >&2; exit 1; }
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+$(STAMP): $(BIN)/uv requirements-dev.lock pyproject.toml $(PROJECTS)
+	@$(with_pip_settings) $(BIN)/uv pip sync --quiet --require-hashes requirements-dev.lock
+	@$(with_pip_settings) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation $(addprefix --editable ,$(MEMBERS))
+	@touch $@

@@ -1,0 +1,56 @@
+"""What a service process is told by its environment besides the relay's configuration.
+
+Set by the supervisor on one machine and by the pod's manifest in a cluster; nobody types these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailrelay.config.load import ConfigError, load_config
+from mailrelay.config.model import RelayConfig
+from mailrelay.queue.connection import ConnectionSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """A process's own circumstances."""
+
+    role: str
+    config_file: Path | None
+    config: RelayConfig
+    data_dir: Path
+    queue: ConnectionSettings
+    listen_fds: tuple[int, ...]  # sockets that the supervisor opened; empty: open our own
+    probe_address: str  # host:port for /metrics and probes; empty: none
+    log_format: str
+    smtp_address: tuple[str, int]  # where clients reach the ingress
+
+
+def service_settings(role: str, environ: Mapping[str, str]) -> ServiceSettings:
+    """Read a service's settings. Raises ConfigError."""
+    file = environ.get("MAILRELAY_CONFIG")
+    config = load_config(Path(file) if file else None, environ)
+    url = environ.get("MAILRELAY_NATS_URL")
+    if not url:
+        raise ConfigError(["MAILRELAY_NATS_URL must say where NATS is"])
+    seed = environ.get("MAILRELAY_NATS_SEED_FILE")
+    fds = environ.get("MAILRELAY_LISTEN_FDS", "")
+    return ServiceSettings(
+        role=role,
+        config_file=Path(file) if file else None,
+        config=config,
+        data_dir=Path(environ.get("MAILRELAY_DATA_DIR", "data")),
+        queue=ConnectionSettings(url, role, Path(seed) if seed else None, config.queue.prefix),
+        listen_fds=tuple(int(fd) for fd in fds.split(",") if fd),
+        probe_address=environ.get("MAILRELAY_PROBE_ADDRESS", ""),
+        log_format=environ.get("MAILRELAY_LOG_FORMAT", "json"),
+        smtp_address=(_reachable(config.smtp_host), config.smtp_port),
+    )
+
+
+def _reachable(host: str) -> str:
+    """Return an address on which a listener on `host` answers from this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 — read, not bound

@@ -1,0 +1,16 @@
+"""The queue: mail words in, JetStream out, and back. The only importer of `nats`.
+
+1. `names` gives every stream, consumer, subject and inbox its name under one prefix.
+2. `wire` writes and reads the stored records; each begins with its format version.
+3. `connection` holds one role's connection to NATS and speaks the JetStream API.
+4. `streams` says what streams and consumers there are, and makes or checks them (admin only).
+5. `rights` says what each role may do.
+6. `publish` stores records: one, or several all together; it knows what a refusal means.
+7. `consume` claims records, holds them while they are worked on, and settles them.
+8. `lanes` decides where a record waits that is due later.
+9. `bodies` stores large content once and hands it out in pieces.
+10. `events` tells what happened, in batches, and reads it back in order.
+11. `failed` keeps what could not be delivered.
+
+docs/decisions/0003 says why JetStream, docs/flow.md how a message passes through.
+"""

@@ -1,0 +1,141 @@
+"""Large content, stored once in chunks and read back in pieces (queue rules 3 and 10).
+
+A chunk has one place (`….body.<submission>.<n>`), and writing it again changes nothing; so it
+needs no message id, and a body can be written anew after it was deleted.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from mailrelay.mail.ids import QueueId
+from mailrelay.mail.job import Body, Job
+from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.errors import QueueError, QueueRefusedError, QueueUnavailableError
+from mailrelay.queue.publish import DEADLINE_SECONDS, Publisher, Record
+
+CHUNK_BYTES = 512 * 1024  # measured: 7.5 MB in 12 ms with four in flight
+MAX_INLINE_BYTES = 1024 * 1024  # larger content always lives in the body stream
+# Content above this goes to the body stream the first time it would be written twice.
+MAX_COPIED_BYTES = 64 * 1024
+_NOT_FOUND = 10037
+
+
+class BodyUnreadableError(QueueError):
+    """A chunk is missing or not what was written. For a sender that is a temporary failure."""
+
+
+class BodyStore:
+    """Writes and reads bodies over one connection."""
+
+    def __init__(self, connection: QueueConnection, publisher: Publisher) -> None:
+        self._connection = connection
+        self._publisher = publisher
+        self._names = connection.names
+
+    async def store_chunk(
+        self,
+        submission: QueueId,
+        chunk: int,
+        payload: bytes,
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,
+    ) -> None:
+        """Write one chunk. Raises as Publisher.store does."""
+        record = Record(self._names.body_subject(submission, chunk), payload, "")
+        await self._publisher.store(record, deadline_seconds=deadline_seconds)
+
+    async def store_content(self, submission: QueueId, content: bytes) -> Body:
+        """Write content that is in memory already. Raises as Publisher.store does."""
+        pieces = range(0, len(content), CHUNK_BYTES)
+        for chunk, start in enumerate(pieces):
+            await self.store_chunk(submission, chunk, content[start : start + CHUNK_BYTES])
+        return Body(len(pieces), len(content), hashlib.sha256(content).hexdigest())
+
+    async def pieces(self, job: Job) -> AsyncIterator[bytes]:
+        """Yield a job's content in order, from wherever it lives, checked against its hash.
+
+        Raises BodyUnreadableError, before the last piece when the hash is wrong.
+        """
+        if job.body is None:
+            yield job.content
+            return
+        digest = hashlib.sha256()
+        for chunk in range(job.body.chunks):
+            piece = await self._read(self._names.body_subject(job.submission, chunk))
+            digest.update(piece)
+            if chunk == job.body.chunks - 1 and digest.hexdigest() != job.body.sha256:
+                msg = f"the body of {job.submission} is not what was written"
+                raise BodyUnreadableError(msg)
+            yield piece
+
+    async def is_in_use(self, submission: QueueId) -> bool:
+        """Ask the stream leaders whether any record may still name the body.
+
+        A `done` tombstone in the failed store names nothing. Raises QueueError.
+        """
+        for stream, subject in self._names.records_with_body(submission):
+            try:
+                answer = await self._connection.api(
+                    f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject}
+                )
+            except QueueRefusedError as error:
+                if error.err_code == _NOT_FOUND:
+                    continue
+                raise
+            if not _is_empty(answer):
+                return True
+            if stream == self._names.failed_stream and await self._any_failed(submission):
+                return True
+        return False
+
+    async def delete(self, submission: QueueId) -> None:
+        """Remove all chunks. The caller has seen that the body is not in use."""
+        await self._connection.api(
+            f"STREAM.PURGE.{self._names.body_stream}",
+            {"filter": f"{self._names.prefix}.body.{submission}.>"},
+        )
+
+    async def _any_failed(self, submission: QueueId) -> bool:
+        """The last record is a tombstone; look whether an earlier one is not."""
+        sequence = 0
+        stream = self._names.failed_stream
+        subject = f"{self._names.prefix}.failed.{submission}.*"
+        while True:
+            try:
+                answer = await self._connection.api(
+                    f"STREAM.MSG.GET.{stream}", {"seq": sequence + 1, "next_by_subj": subject}
+                )
+            except QueueRefusedError as error:
+                if error.err_code == _NOT_FOUND:
+                    return False
+                raise
+            if not _is_empty(answer):
+                return True
+            sequence = int(answer["message"]["seq"])
+
+    async def _read(self, subject: str) -> bytes:
+        stream = self._names.body_stream
+        try:
+            answer = await self._connection.request(f"$JS.API.DIRECT.GET.{stream}.{subject}")
+        except QueueUnavailableError as error:
+            msg = f"{subject}: {error}"
+            raise BodyUnreadableError(msg) from error
+        if "Status" not in (answer.headers or {}):
+            return answer.data
+        # A replica may lag behind; only the leader's word counts.
+        try:
+            found = await self._connection.api(
+                f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject}
+            )
+        except QueueError as error:
+            msg = f"{subject}: {error}"
+            raise BodyUnreadableError(msg) from error
+        return base64.b64decode(found["message"].get("data", ""))
+
+
+def _is_empty(answer: dict[str, Any]) -> bool:
+    return not answer["message"].get("data")

@@ -1,0 +1,188 @@
+"""One role's connection to NATS, and the JetStream API over it.
+
+The connection comes back by itself for ever. While it is away every request fails at once
+(`pending_size=-1`): with a buffer, publishes made meanwhile were reported as time-outs and stored
+later. A denied request looks like a time-out, so the server's own word on it is logged loudly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from mailrelay.queue.errors import QueueError, QueueUnavailableError, refusal
+from mailrelay.queue.names import Names
+from mailrelay.runtime.logging import Logger
+
+API_TIMEOUT_SECONDS = 3.0
+_MAX_OUTSTANDING_PINGS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """Where NATS is and who we are there. The seed itself stays in its file."""
+
+    url: str
+    role: str  # ingress, sender, monitor or admin
+    seed_file: Path | None  # an NKey seed; None only for a server without authorization
+    prefix: str = "mailrelay"
+
+
+class QueueConnection:
+    """A connection; make one with `open_connection`."""
+
+    def __init__(self, client: Client, settings: ConnectionSettings, log: Logger) -> None:
+        self._client = client
+        self._log = log
+        self.role = settings.role
+        self.names = Names(settings.prefix)
+        self.closed: asyncio.Event = asyncio.Event()  # the client gave up: end the process
+        self._on_reconnect: list[Callable[[], None]] = []
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether NATS is there right now."""
+        return self._client.is_connected
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Call `callback` each time that the connection is back."""
+        self._on_reconnect.append(callback)
+
+    async def close(self) -> None:
+        """Close without waiting for anything unanswered."""
+        await self._client.close()
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        headers: dict[str, str] | None = None,
+        timeout_seconds: float = API_TIMEOUT_SECONDS,
+    ) -> Msg:
+        """Ask and return the answer. Raises QueueUnavailableError, QueueError."""
+        try:
+            return await self._client.request(
+                subject, payload, timeout=timeout_seconds, headers=headers
+            )
+        except nats.errors.MaxPayloadError as error:
+            raise refusal(400, 10054, "larger than the server's max_payload") from error
+        except (nats.errors.Error, OSError) as error:
+            raise QueueUnavailableError(str(error) or type(error).__name__) from error
+
+    async def publish_nowait(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Send without waiting for an answer. Raises QueueUnavailableError."""
+        try:
+            await self._client.publish(subject, payload, reply=reply, headers=headers)
+        except (nats.errors.Error, OSError) as error:
+            raise QueueUnavailableError(str(error) or type(error).__name__) from error
+
+    async def api(
+        self, verb: str, body: dict[str, Any] | None = None, *, timeout_seconds: float | None = None
+    ) -> dict[str, Any]:
+        """Call the JetStream API `$JS.API.<verb>`. Raises QueueError when it answers an error."""
+        answer = await self.request(
+            f"$JS.API.{verb}",
+            msgspec.json.encode(body) if body is not None else b"",
+            timeout_seconds=timeout_seconds or API_TIMEOUT_SECONDS,
+        )
+        decoded: dict[str, Any] = msgspec.json.decode(answer.data)
+        raise_error(decoded)
+        return decoded
+
+    async def subscribe(
+        self, subject: str, callback: Callable[[Msg], Awaitable[None]]
+    ) -> Subscription:
+        """Have `callback` called for each message on `subject`."""
+        return await self._client.subscribe(subject, cb=callback)
+
+    def new_inbox(self) -> str:
+        """Return a subject of our own that nobody else hears."""
+        return self._client.new_inbox()
+
+    async def wait_gone(self) -> None:
+        """Wait until the client has given up for good."""
+        await self.closed.wait()
+
+    # What nats-py calls.
+    async def heard_error(self, error: Exception) -> None:
+        """Log the server's or the client's own word on what went wrong."""
+        self._log.warning("queue.error", error=str(error) or type(error).__name__)
+
+    async def heard_disconnected(self) -> None:
+        """Log it."""
+        self._log.warning("queue.disconnected")
+
+    async def heard_reconnected(self) -> None:
+        """Wake whoever waits for the queue."""
+        self._log.info("queue.reconnected")
+        for callback in self._on_reconnect:
+            callback()
+
+    async def heard_closed(self) -> None:
+        """Note that the client gave up for good."""
+        self.closed.set()
+
+
+async def open_connection(settings: ConnectionSettings, log: Logger) -> QueueConnection:
+    """Connect, waiting for the server for as long as it takes.
+
+    Raises QueueError when the seed cannot be read or the server refuses us for good.
+    """
+    client = Client()
+    connection = QueueConnection(client, settings, log)
+    seed = None
+    if settings.seed_file is not None:
+        try:
+            seed = settings.seed_file.read_text().strip()
+        except OSError as error:
+            msg = f"cannot read the queue credential {settings.seed_file}: {error.strerror}"
+            raise QueueError(msg) from error
+    try:
+        await client.connect(
+            settings.url,
+            name=f"{settings.prefix}-{settings.role}",
+            nkeys_seed_str=seed,
+            inbox_prefix=connection.names.inbox_prefix(settings.role),
+            error_cb=connection.heard_error,
+            disconnected_cb=connection.heard_disconnected,
+            reconnected_cb=connection.heard_reconnected,
+            closed_cb=connection.heard_closed,
+            connect_timeout=2,
+            reconnect_time_wait=0.25,  # type: ignore[arg-type]  # nats-py says int, sleeps a float
+            max_reconnect_attempts=-1,
+            ping_interval=10,
+            max_outstanding_pings=_MAX_OUTSTANDING_PINGS,
+            pending_size=-1,
+        )
+    except (nats.errors.Error, OSError) as error:
+        msg = f"cannot connect to the queue at {settings.url}: {error}"
+        raise QueueUnavailableError(msg) from error
+    return connection
+
+
+def raise_error(answer: dict[str, Any]) -> None:
+    """Raise the QueueRefusedError that a JetStream answer carries, if it does."""
+    error = answer.get("error")
+    if error:
+        raise refusal(
+            int(error.get("code", 0)),
+            int(error.get("err_code", 0)),
+            str(error.get("description", "")),
+        )

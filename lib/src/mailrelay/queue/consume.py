@@ -1,0 +1,175 @@
+"""Claim records, hold them while they are worked on, settle them.
+
+One pull loop of our own in place of the client's `fetch`, which stalled and swallowed records
+(measured; nats.py #986). A pull asks only for what there is room for, expires after 10 s, and is
+given up after 2.2 missed heartbeats, so that a lost answer costs seconds and no record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from nats.aio.msg import Msg
+
+from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.errors import QueueUnavailableError
+
+HOLD_INTERVAL_SECONDS = 10.0  # a third of ack_wait: two may be lost
+_EXPIRES_SECONDS = 10.0
+_HEARTBEAT_SECONDS = 2.0
+_SILENCE_SECONDS = 2.2 * _HEARTBEAT_SECONDS
+_RETRY_SECONDS = 0.25
+_ACK_TIMEOUT_SECONDS = 2.0
+_HEARTBEAT = "100"
+
+
+class Claim:
+    """A record that is ours until it is settled, or until it is not held for `ack_wait`."""
+
+    __slots__ = (
+        "_connection",
+        "_reply",
+        "consumer",
+        "delivered",
+        "payload",
+        "sequence",
+        "stored_at",
+        "stream",
+    )
+
+    def __init__(self, connection: QueueConnection, message: Msg) -> None:
+        metadata = message.metadata
+        self._connection = connection
+        self._reply = message.reply
+        self.payload = message.data
+        self.stream: str = metadata.stream
+        self.consumer: str = metadata.consumer
+        self.sequence: int = metadata.sequence.stream
+        self.delivered: int = metadata.num_delivered
+        self.stored_at: float = metadata.timestamp.timestamp()
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What names the record for as long as its stream lives."""
+        return self.stream, self.sequence
+
+    async def hold(self) -> None:
+        """Keep the claim for another `ack_wait`. Raises QueueUnavailableError."""
+        await self._connection.publish_nowait(self._reply, b"+WPI")
+
+    async def ack(self) -> None:
+        """Remove the record; returns once the server has confirmed it.
+
+        Raises QueueUnavailableError with the outcome unknown; acking again is harmless.
+        """
+        await self._connection.request(self._reply, b"+ACK", timeout_seconds=_ACK_TIMEOUT_SECONDS)
+
+    async def give_back(self, delay_seconds: float = 0.0) -> None:
+        """Have the record delivered again, after a delay. Raises QueueUnavailableError."""
+        if delay_seconds <= 0:
+            await self._connection.publish_nowait(self._reply, b"-NAK")
+            return
+        delay = msgspec.json.encode({"delay": int(delay_seconds * 1e9)})
+        await self._connection.publish_nowait(self._reply, b"-NAK " + delay)
+
+
+class PullLoop:
+    """Keeps one pull open on one consumer, for as many records as there is room for."""
+
+    def __init__(
+        self,
+        connection: QueueConnection,
+        stream: str,
+        consumer: str,
+        *,
+        room: Callable[[], int],
+        take: Callable[[Claim], Awaitable[None]],
+    ) -> None:
+        """`room` says how many more records may come now; `take` gets each of them."""
+        self._connection = connection
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._room = room
+        self._take = take
+        self._wake = asyncio.Event()
+        self._open = 0  # records that the pull under way may still bring
+        self._token = ""
+        self._heard_at = 0.0
+        self._paused_until = 0.0
+
+    def wake(self) -> None:
+        """Look again: there is room now, or the connection is back."""
+        self._wake.set()
+
+    def pause(self, seconds: float) -> None:
+        """Do not pull for a while: the consumer's head is known not to be due."""
+        self._paused_until = asyncio.get_running_loop().time() + seconds
+
+    async def run(self) -> None:
+        """Pull until cancelled."""
+        inbox = self._connection.new_inbox()
+        subscription = await self._connection.subscribe(f"{inbox}.*", self._receive)
+        self._connection.on_reconnect(self._lost)
+        loop = asyncio.get_running_loop()
+        number = 0
+        try:
+            while True:
+                self._wake.clear()
+                pause = self._paused_until - loop.time()
+                room = self._room()
+                if pause > 0 or room <= 0:
+                    await self._wait(pause if pause > 0 else None)
+                    continue
+                if self._open == 0:
+                    number += 1
+                    self._token = str(number)
+                    await self._pull(f"{inbox}.{number}", room)
+                await self._wait(self._heard_at + _SILENCE_SECONDS - loop.time())
+                if self._open and loop.time() - self._heard_at >= _SILENCE_SECONDS:
+                    self._open = 0
+        finally:
+            await subscription.unsubscribe()
+
+    async def _pull(self, inbox: str, batch: int) -> None:
+        self._open = batch
+        self._heard_at = asyncio.get_running_loop().time()
+        request = {
+            "batch": batch,
+            "expires": int(_EXPIRES_SECONDS * 1e9),
+            "idle_heartbeat": int(_HEARTBEAT_SECONDS * 1e9),
+        }
+        try:
+            await self._connection.publish_nowait(
+                self._subject, msgspec.json.encode(request), reply=inbox
+            )
+        except QueueUnavailableError:
+            self._open = 0
+            self.pause(_RETRY_SECONDS)
+
+    async def _wait(self, seconds: float | None) -> None:
+        try:
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def _receive(self, message: Msg) -> None:
+        current = message.subject.rpartition(".")[2] == self._token
+        if current:
+            self._heard_at = asyncio.get_running_loop().time()
+        status = (message.headers or {}).get("Status") if not message.reply else None
+        if status is None:
+            if current and self._open:
+                self._open -= 1
+            await self._take(Claim(self._connection, message))
+        elif status != _HEARTBEAT and current:
+            self._open = 0
+            if status not in {"404", "408"}:  # leadership change, no responders: not at once
+                self.pause(_RETRY_SECONDS)
+        if self._open == 0:
+            self._wake.set()
+
+    def _lost(self) -> None:
+        """A pull does not survive its connection."""
+        self._open = 0
+        self._wake.set()

@@ -1,0 +1,54 @@
+"""Own exceptions at the queue's boundary; the cause is chained.
+
+QueueError
+├── QueueUnavailableError   nothing answered in time: the outcome may be unknown
+└── QueueRefusedError       the server answered no: nothing was stored
+    ├── QueueFullError          a limit on messages or bytes is reached
+    └── RecordTooLargeError     one record is larger than the server takes
+StreamMismatchError         a stream is not what this version needs (admin only)
+"""
+
+from __future__ import annotations
+
+
+class QueueError(Exception):
+    """Base of what can go wrong with the queue."""
+
+
+class QueueUnavailableError(QueueError):
+    """Nothing answered in time. What was asked for may have happened all the same."""
+
+
+class QueueRefusedError(QueueError):
+    """The server refused; nothing was stored. `err_code` is JetStream's own number."""
+
+    def __init__(self, code: int, err_code: int, description: str) -> None:
+        super().__init__(f"{description} ({code}/{err_code})")
+        self.code = code
+        self.err_code = err_code
+
+
+class QueueFullError(QueueRefusedError):
+    """A limit on messages or bytes is reached."""
+
+
+class RecordTooLargeError(QueueRefusedError):
+    """One record is larger than the server takes."""
+
+
+class StreamMismatchError(Exception):
+    """The server made something else of a stream than was asked; older servers ignore fields."""
+
+
+# Measured on nats-server 2.15.1: full by count or bytes, store full, account resources used up.
+_FULL = frozenset({10077, 10023, 10002, 10028, 10047})
+_TOO_LARGE = frozenset({10054, 10176})
+
+
+def refusal(code: int, err_code: int, description: str) -> QueueRefusedError:
+    """Return the exception for a JetStream error."""
+    if err_code in _FULL:
+        return QueueFullError(code, err_code, description)
+    if err_code in _TOO_LARGE:
+        return RecordTooLargeError(code, err_code, description)
+    return QueueRefusedError(code, err_code, description)

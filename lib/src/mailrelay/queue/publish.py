@@ -1,0 +1,177 @@
+"""Store records, one or several all together (queue rules 1 and 5).
+
+An unknown outcome (time-out, no leader) is settled by repeating the *same* publish under the same
+ids until the deadline; the server's duplicate window turns the repeat of a stored record into a
+success. A definite refusal is raised at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.errors import QueueRefusedError, QueueUnavailableError, refusal
+
+TRY_TIMEOUT_SECONDS = 2.0
+# Longer than a leader election and a server restart, shorter than a client's patience
+# (RFC 5321 section 4.5.3.2.6 gives it ten minutes after the final dot).
+DEADLINE_SECONDS = 15.0
+DUPLICATE_WINDOW_SECONDS = 120
+MAX_BATCH = 1000  # the server's limit on an atomic batch (10199 beyond)
+_PAUSE_SECONDS = 0.1
+_ALREADY_STORED = 10201  # an atomic batch holds an id that is stored already
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record to store; `message_id` names exactly its content (queue rule 5)."""
+
+    subject: str
+    payload: bytes
+    message_id: str
+    headers: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The queue's word that a record is safe on disk."""
+
+    sequence: int
+    duplicate: bool
+
+
+class _AckError(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _PubAck(msgspec.Struct):
+    seq: int = 0
+    duplicate: bool = False
+    error: _AckError | None = None
+
+
+_pub_ack = msgspec.json.Decoder(_PubAck)
+
+
+class Publisher:
+    """Stores records over one connection."""
+
+    def __init__(self, connection: QueueConnection) -> None:
+        self._connection = connection
+
+    async def store(self, record: Record, *, deadline_seconds: float = DEADLINE_SECONDS) -> Stored:
+        """Store one record.
+
+        Raises QueueFullError, RecordTooLargeError, QueueRefusedError (nothing stored), or
+        QueueUnavailableError when the deadline passed with the outcome unknown.
+        """
+        headers = dict(record.headers or {})
+        if record.message_id:
+            headers["Nats-Msg-Id"] = record.message_id
+        deadline = _Deadline(deadline_seconds)
+        while True:
+            try:
+                answer = await self._connection.request(
+                    record.subject,
+                    record.payload,
+                    headers=headers or None,
+                    timeout_seconds=deadline.try_timeout(),
+                )
+                return _read_ack(answer.data)
+            except QueueUnavailableError:
+                if deadline.is_over():
+                    raise
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def store_together(
+        self, records: Sequence[Record], *, deadline_seconds: float = DEADLINE_SECONDS
+    ) -> None:
+        """Store all records or none, as one atomic batch (at most `MAX_BATCH`).
+
+        Raises as `store` does. A batch repeated after an unknown outcome is refused as known
+        when it was stored the first time: that is the success it is taken for.
+        """
+        if len(records) == 1:
+            await self.store(records[0], deadline_seconds=deadline_seconds)
+            return
+        deadline = _Deadline(deadline_seconds)
+        repeated = False
+        while True:
+            try:
+                await self._store_batch(records, deadline.try_timeout())
+            except QueueUnavailableError:
+                if deadline.is_over():
+                    raise
+                repeated = True
+                await asyncio.sleep(_PAUSE_SECONDS)
+            except QueueRefusedError as error:
+                if repeated and error.err_code == _ALREADY_STORED:
+                    return
+                raise
+            else:
+                return
+
+    async def _store_batch(self, records: Sequence[Record], timeout_seconds: float) -> None:
+        batch_id = secrets.token_hex(16)
+        last = len(records)
+        for number, record in enumerate(records, start=1):
+            headers = {
+                **(record.headers or {}),
+                "Nats-Msg-Id": record.message_id,
+                "Nats-Batch-Id": batch_id,
+                "Nats-Batch-Sequence": str(number),
+            }
+            if number == last:
+                headers["Nats-Batch-Commit"] = "1"
+            if number in {1, last}:
+                # The first is answered too, so that a batch that cannot begin fails at once.
+                answer = await self._connection.request(
+                    record.subject, record.payload, headers=headers, timeout_seconds=timeout_seconds
+                )
+                if number == last or answer.data:
+                    _read_ack(answer.data)
+            else:
+                await self._connection.publish_nowait(
+                    record.subject, record.payload, headers=headers
+                )
+
+
+class _Deadline:
+    """How long a publish may still be repeated."""
+
+    def __init__(self, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ends_at = self._loop.time() + seconds
+
+    def try_timeout(self) -> float:
+        """Return the time for one try."""
+        return max(0.05, min(TRY_TIMEOUT_SECONDS, self._ends_at - self._loop.time()))
+
+    def is_over(self) -> bool:
+        """Whether there is no time for another try."""
+        return self._loop.time() + _PAUSE_SECONDS >= self._ends_at
+
+
+def _read_ack(payload: bytes) -> Stored:
+    try:
+        ack = _pub_ack.decode(payload)
+    except msgspec.DecodeError as error:
+        # Anything but a PubAck proves nothing: treat it as unknown.
+        msg = f"unreadable answer {payload[:80]!r}"
+        raise QueueUnavailableError(msg) from error
+    if ack.error is not None:
+        if ack.error.err_code in _NOT_NOW:
+            raise QueueUnavailableError(ack.error.description)
+        raise refusal(ack.error.code, ack.error.err_code, ack.error.description)
+    return Stored(ack.seq, ack.duplicate)
+
+
+# 503s that pass by themselves: JetStream is starting up, has no leader, or is catching up.
+_NOT_NOW = frozenset({10008, 10009, 10039, 10074})

@@ -1,0 +1,83 @@
+"""What each role may do at NATS: least privilege, in one table.
+
+Only `admin` makes and changes streams; nobody but ingress stores new mail; nobody but a sender
+acks. Every role has an inbox prefix of its own, or it could read the others' replies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from mailrelay.queue.names import Names
+
+
+class Role(Enum):
+    """Who connects."""
+
+    ADMIN = "admin"
+    INGRESS = "ingress"
+    SENDER = "sender"
+    MONITOR = "monitor"
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Subjects that a role may publish to and subscribe to; all others are denied."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+def rights_of(role: Role, names: Names) -> Rights:
+    """Return the rights of a role."""
+    publish = {
+        Role.ADMIN: ("$JS.API.>",),
+        Role.INGRESS: _ingress(names),
+        Role.SENDER: _sender(names),
+        Role.MONITOR: _monitor(names),
+    }[role]
+    return Rights(publish, (f"{names.inbox_prefix(role.value)}.>",))
+
+
+def _ingress(names: Names) -> tuple[str, ...]:
+    prefix = names.prefix
+    return (f"{prefix}.in.>", f"{prefix}.body.>", f"{prefix}.event.ingress")
+
+
+def _sender(names: Names) -> tuple[str, ...]:
+    prefix = names.prefix
+    claims = [(names.in_stream(), names.in_consumer)]
+    claims += [(names.lane_stream, consumer) for consumer in names.lane_consumers]
+    return (
+        *(f"{prefix}.{stem}.>" for stem in ("lane", "failed", "capture", "body")),
+        f"{prefix}.event.sender",
+        *(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}" for stream, consumer in claims),
+        *(f"$JS.ACK.{stream}.{consumer}.>" for stream, consumer in claims),
+        f"$JS.API.DIRECT.GET.{names.body_stream}.>",
+        f"$JS.API.STREAM.MSG.GET.{names.body_stream}",
+        f"$JS.API.STREAM.MSG.GET.{names.failed_stream}",
+    )
+
+
+def _monitor(names: Names) -> tuple[str, ...]:
+    prefix = names.prefix
+    streams = (
+        names.in_stream(),
+        names.lane_stream,
+        names.failed_stream,
+        names.capture_stream,
+        names.body_stream,
+        names.event_stream,
+        names.checkpoint_stream,
+    )
+    return (
+        f"{prefix}.lane.now.>",
+        f"{prefix}.event.monitor",
+        names.checkpoint_subject,
+        *(f"$JS.API.STREAM.INFO.{stream}" for stream in streams),
+        *(f"$JS.API.STREAM.MSG.GET.{stream}" for stream in streams),
+        *(f"$JS.API.DIRECT.GET.{stream}" for stream in streams),
+        *(f"$JS.API.DIRECT.GET.{stream}.>" for stream in streams),
+        f"$JS.API.STREAM.PURGE.{names.body_stream}",
+    )

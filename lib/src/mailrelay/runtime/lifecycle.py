@@ -1,0 +1,85 @@
+"""A service process's life: signals, readiness, its supervisor's death.
+
+SIGTERM and SIGINT ask for an orderly stop, once; a second one ends the process at once. A process
+that has a supervisor ends when the supervisor does, however it died: the supervisor holds the
+other end of a pipe (`MAILRELAY_LIFELINE_FD`) whose closing is the sign. Ending then is abrupt on
+purpose: it is what `kill -9` does, which must be safe anyway, and cannot hang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
+
+import uvloop
+
+READY_FD = "MAILRELAY_READY_FD"
+LIFELINE_FD = "MAILRELAY_LIFELINE_FD"
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+
+
+class Life:
+    """What a service's main function gets: when to stop, and how to say that it is ready."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._stop = asyncio.Event()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether an orderly stop was asked for."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Ask for an orderly stop; the second time, end at once."""
+        if self._stop.is_set():
+            os._exit(EXIT_FAILED)
+        self._stop.set()
+
+    async def wait_stop(self) -> None:
+        """Wait until an orderly stop is asked for."""
+        await self._stop.wait()
+
+    def tell_ready(self) -> None:
+        """Tell the supervisor, if there is one, that this process does its work now."""
+        fd = self._environ.get(READY_FD)
+        if fd is not None:
+            with contextlib.suppress(OSError):
+                os.write(int(fd), b"ready\n")
+
+
+def run_service(
+    main: Callable[[Life], Coroutine[Any, Any, int]], environ: Mapping[str, str]
+) -> int:
+    """Run a service's main function to its end on uvloop and return its exit code."""
+
+    async def whole_life() -> int:
+        life = Life(environ)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, life.stop)
+        lifeline = environ.get(LIFELINE_FD)
+        if lifeline is not None:
+            loop.add_reader(int(lifeline), os._exit, EXIT_FAILED)
+        return await main(life)
+
+    return uvloop.run(whole_life())
+
+
+async def wait_first(*waits: Awaitable[object]) -> None:
+    """Return when the first of `waits` ends, cancel the others, and raise what it raised."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

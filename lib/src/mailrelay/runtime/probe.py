@@ -1,0 +1,88 @@
+"""A process's own small HTTP face: /metrics for Prometheus, /healthz and /readyz for probes.
+
+In a thread of its own, so that a probe tells of a stuck event loop instead of being stuck with
+it: `healthz` fails when the loop has not beaten for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
+
+_BEAT_SECONDS = 5.0
+_STUCK_SECONDS = 30.0
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 — the base's name
+        """Probes come every few seconds: not worth a line."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class Probe:
+    """Serves the three paths on `host:port` from `start` to `close`."""
+
+    def __init__(
+        self,
+        address: str,
+        unready_reason: Callable[[], str],
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
+        """`unready_reason` returns an empty string when the process can do its work."""
+        host, _, port = address.rpartition(":")
+        self._beat_at = time.monotonic()
+        self._unready_reason = unready_reason
+        self._metrics = make_wsgi_app(registry)
+        self._server = make_server(host, int(port), self._answer, _Server, _Quiet)
+
+    def start(self) -> None:
+        """Serve in a daemon thread."""
+        threading.Thread(target=self._server.serve_forever, name="probe", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    async def beat(self) -> None:
+        """Show until cancelled that the event loop runs."""
+        while True:
+            self._beat_at = time.monotonic()
+            await asyncio.sleep(_BEAT_SECONDS)
+
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:  # noqa: ANN401
+        path = environ.get("PATH_INFO", "")
+        if path == "/metrics":
+            answer: Iterable[bytes] = self._metrics(environ, start_response)
+            return answer
+        if path == "/healthz":
+            silent = time.monotonic() - self._beat_at
+            reason = f"event loop silent for {silent:.0f} s" if silent > _STUCK_SECONDS else ""
+        elif path == "/readyz":
+            reason = self._unready_reason()
+        else:
+            start_response("404 Not Found", [("Content-Type", "text/plain")])
+            return [b"not found\n"]
+        start_response(
+            "503 Service Unavailable" if reason else "200 OK", [("Content-Type", "text/plain")]
+        )
+        return [(reason or "ok").encode() + b"\n"]
+
+
+def start_probe(address: str, unready_reason: Callable[[], str]) -> Probe | None:
+    """Serve a probe on `address`, or nothing when the address is empty."""
+    if not address:
+        return None
+    probe = Probe(address, unready_reason)
+    probe.start()
+    return probe
