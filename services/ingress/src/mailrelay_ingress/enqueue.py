@@ -1,0 +1,285 @@
+"""Store a submission while it comes in, and turn the queue's word into the client's reply.
+
+The only place that publishes mail. 250 is returned only behind the queue's ack. Small content is
+inline in its job; what outgrows that goes to the body stream in chunks while the client still
+sends, at most `CHUNKS_IN_FLIGHT` at once, so that a message of any size holds a bounded memory.
+Chunks of a DATA that does not end well are swept by the monitor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Callable
+
+from prometheus_client import Counter, Histogram
+
+from mailrelay.mail.event import Accepted, Summary
+from mailrelay.mail.header import MAX_HEADER_BYTES, HeaderSection, read_header
+from mailrelay.mail.job import Body, Job
+from mailrelay.mail.reply import Reply
+from mailrelay.queue.bodies import CHUNK_BYTES, MAX_COPIED_BYTES, MAX_INLINE_BYTES, BodyStore
+from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.errors import QueueError, QueueFullError, RecordTooLargeError
+from mailrelay.queue.events import EventWriter
+from mailrelay.queue.publish import Publisher, Record
+from mailrelay.queue.wire import encode_jobs
+from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.tracing import Tracing
+from mailrelay_ingress import replies
+from mailrelay_ingress.accept import Submission
+from mailrelay_ingress.memory import CHUNKS_IN_FLIGHT, SMALL_BYTES, Share
+
+_accepted = Counter("mailrelay_accepted_total", "Messages accepted: safe in the queue.")
+_accepted_recipients = Counter("mailrelay_accepted_recipients_total", "Their recipients.")
+_refused = Counter(
+    "mailrelay_enqueue_refused_total",
+    "Messages that the queue did not take.",
+    # `full` is answered 452, `too_large` 552, `unavailable` 451
+    ["reason"],
+)
+_seconds = Histogram(
+    "mailrelay_enqueue_seconds",
+    "From the final dot to the queue's word.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15),
+)
+
+
+class Enqueuer:
+    """Stores submissions over one connection."""
+
+    def __init__(
+        self,
+        connection: QueueConnection,
+        events: EventWriter,
+        tracing: Tracing,
+        log: Logger,
+        batch_size: int,
+    ) -> None:
+        self._names = connection.names
+        self._publisher = Publisher(connection)
+        self._bodies = BodyStore(connection, self._publisher)
+        self._events = events
+        self._tracing = tracing
+        self._log = log
+        self._batch_size = batch_size
+
+    def begin(
+        self,
+        submission: Submission,
+        share: Share,
+        judge_header: Callable[[HeaderSection], Reply | None],
+    ) -> Intake:
+        """Start to take a submission's content in."""
+        return Intake(submission, share, self._bodies, judge_header)
+
+    async def finish(self, intake: Intake) -> Reply:
+        """Store the submission, all recipients or none, and return the client's reply."""
+        submission = intake.submission
+        section = await intake.complete()
+        refusal = intake.refusal
+        if refusal is not None:
+            return refusal
+        span = self._tracing.start(
+            "mailrelay accept", section.traceparent, started_at=submission.accepted_at
+        )
+        started = asyncio.get_running_loop().time()
+        try:
+            intake.raise_failure()
+            jobs = await self._jobs(intake, span.traceparent)
+            await self._publisher.store_together([self._record(job) for job in jobs])
+        except QueueError as error:
+            reply = self._not_stored(submission, error)
+            span.end({"mailrelay.queue_id": submission.queue_id}, error=str(error))
+            return reply
+        _seconds.observe(asyncio.get_running_loop().time() - started)
+        _accepted.inc()
+        _accepted_recipients.inc(len(submission.recipients))
+        span.end(
+            {
+                "mailrelay.queue_id": submission.queue_id,
+                "mailrelay.recipients": len(submission.recipients),
+                "mailrelay.size_bytes": jobs[0].size_bytes,
+            }
+        )
+        self._events.tell(
+            Accepted(Summary.of(jobs[0]), submission.accepted_at, submission.recipients)
+        )
+        self._log.info(
+            "mail.accepted",
+            id=submission.queue_id,
+            sender=submission.reverse_path,
+            recipients=len(submission.recipients),
+            jobs=len(jobs),
+            size_bytes=jobs[0].size_bytes,
+            client=submission.client.address,
+            user=submission.client.user,
+            trace=span.traceparent,
+        )
+        return replies.accepted(submission.queue_id)
+
+    async def _jobs(self, intake: Intake, traceparent: str) -> list[Job]:
+        submission = intake.submission
+        body = intake.body
+        content = b"" if body else intake.inline()
+        size = body.size_bytes if body else len(content)
+        copies = submission.batches(self._batch_size)
+        if copies > 1 and size > MAX_COPIED_BYTES and body is None:
+            body = await self._bodies.store_content(submission.queue_id, content)
+            content = b""
+        return list(
+            submission.jobs(
+                self._batch_size, content=content, body=body, size=size, traceparent=traceparent
+            )
+        )
+
+    def _record(self, job: Job) -> Record:
+        subject = self._names.in_subject(job.submission if job.body else None)
+        # One job is named by its submission alone, several by their number too (queue rule 1).
+        message_id = job.name if job.batches > 1 else job.submission
+        return Record(subject, encode_jobs([job]), message_id)
+
+    def _not_stored(self, submission: Submission, error: QueueError) -> Reply:
+        if isinstance(error, QueueFullError):
+            reason, reply = "full", replies.QUEUE_FULL
+        elif isinstance(error, RecordTooLargeError):
+            reason, reply = "too_large", replies.TOO_BIG
+        else:
+            reason, reply = "unavailable", replies.QUEUE_UNREACHABLE
+        _refused.labels(reason).inc()
+        self._log.warning(
+            "mail.not_queued",
+            id=submission.queue_id,
+            reason=reason,
+            error=str(error),
+            sender=submission.reverse_path,
+            client=submission.client.address,
+        )
+        return reply
+
+
+class Intake:
+    """One submission's content on its way in."""
+
+    def __init__(
+        self,
+        submission: Submission,
+        share: Share,
+        bodies: BodyStore,
+        judge_header: Callable[[HeaderSection], Reply | None],
+    ) -> None:
+        self.submission = submission
+        self.refusal: Reply | None = None
+        self.body: Body | None = None
+        self._share = share
+        self._bodies = bodies
+        self._judge_header = judge_header
+        self._pieces: list[bytes] = []
+        self._held_bytes = 0
+        self._section: HeaderSection | None = None
+        self._digest = hashlib.sha256()
+        self._chunks = 0
+        self._stored_bytes = 0
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._failure: QueueError | None = None
+
+    async def add(self, piece: bytes) -> None:
+        """Take the next octets; waits while the budget or the queue has no room for more."""
+        if not piece or self.refusal is not None:
+            return
+        if self._failure is not None:  # the rest of the DATA is read, and not kept
+            self._pieces.clear()
+            self._held_bytes = 0
+            return
+        self._pieces.append(piece)
+        self._held_bytes += len(piece)
+        if self._held_bytes > SMALL_BYTES:
+            await self._share.reserve(self._held_bytes)
+        if self._held_bytes > MAX_INLINE_BYTES or self._chunks:
+            self._put_fields_on_top()
+            await self._store_chunks(at_least=CHUNK_BYTES)
+
+    def refuse(self, reply: Reply) -> None:
+        """Note that the message is not taken, and let go of what is held of it."""
+        self.refusal = self.refusal or reply
+        self._pieces.clear()
+        self._held_bytes = 0
+
+    async def complete(self) -> HeaderSection:
+        """Finish with the content; returns what its header section says."""
+        section = self._put_fields_on_top()
+        if self._chunks and self.refusal is None:
+            await self._store_chunks(at_least=1)
+        if self._under_way:
+            await asyncio.gather(*self._under_way)
+        if self._chunks and self._failure is None:
+            self.body = Body(self._chunks, self._stored_bytes, self._digest.hexdigest())
+        return section
+
+    def inline(self) -> bytes:
+        """Return the whole content; only for content that was not stored as a body."""
+        content = b"".join(self._pieces)
+        self._pieces.clear()
+        return content
+
+    async def abandon(self) -> None:
+        """Stop storing: the client is gone or the message is not taken."""
+        for task in self._under_way:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong with a chunk."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _put_fields_on_top(self) -> HeaderSection:
+        """Read the header section and put our fields in front; once."""
+        if self._section is None:
+            head = _head(self._pieces)
+            self._section = read_header(head)
+            refusal = self._judge_header(self._section)
+            if refusal is not None:
+                self.refuse(refusal)
+            top = self.submission.fields_on_top(self._section)
+            self._pieces.insert(0, top)
+            self._held_bytes += len(top)
+        return self._section
+
+    async def _store_chunks(self, *, at_least: int) -> None:
+        """Send whole chunks off (or, at the end, what is left), a few at a time."""
+        if self._held_bytes < at_least or self._failure is not None:
+            return
+        content = b"".join(self._pieces)
+        whole = len(content) if at_least == 1 else len(content) - len(content) % CHUNK_BYTES
+        for start in range(0, whole, CHUNK_BYTES):
+            chunk = content[start : min(start + CHUNK_BYTES, whole)]
+            self._digest.update(chunk)
+            self._stored_bytes += len(chunk)
+            while len(self._under_way) >= CHUNKS_IN_FLIGHT:
+                await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+            task = asyncio.create_task(self._store_chunk(self._chunks, chunk))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+            self._chunks += 1
+        self._pieces = [content[whole:]]
+        self._held_bytes = len(content) - whole
+
+    async def _store_chunk(self, number: int, chunk: bytes) -> None:
+        try:
+            await self._bodies.store_chunk(self.submission.queue_id, number, chunk)
+        except QueueError as error:
+            self._failure = self._failure or error
+
+
+def _head(pieces: list[bytes]) -> bytes:
+    head: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        head.append(piece)
+        size += len(piece)
+        if size >= MAX_HEADER_BYTES:
+            break
+    return b"".join(head)

@@ -1,0 +1,11 @@
+"""Sender: takes jobs from the queue, tries them, and settles every recipient.
+
+1. `slots` claims records, new and due, and shares the delivery slots out among them.
+2. `route` says where a recipient's mail goes next. Pure.
+3. `connection` keeps SMTP connections to next hops (aiosmtplib).
+4. `attempt` tries one job at one next hop.
+5. `classify` says what a reply means for a recipient. Pure.
+6. `follow_up` decides what remains of a job after an attempt. Pure.
+7. `settle` stores what remains, tells what happened, and only then acks.
+8. `work` is one slot's life: claim, attempt, settle.
+"""

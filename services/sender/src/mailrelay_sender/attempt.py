@@ -1,0 +1,192 @@
+"""Try one job at one next hop: MAIL, RCPT for each recipient, DATA, content.
+
+Failure is per recipient. Whatever breaks the attempt off, what was decided before stands, and
+every recipient that was not decided is deferred with the reason. Raises nothing of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from mailrelay.mail.disposition import Disposition, Outcome
+from mailrelay.mail.header import MAX_HEADER_BYTES
+from mailrelay.mail.job import Job, Recipient
+from mailrelay.mail.reply import Reply
+from mailrelay.queue.bodies import BodyUnreadableError
+from mailrelay_sender.classify import (
+    CLOSING,
+    Stage,
+    body_unreadable,
+    disposition_of,
+    internal_fault,
+    is_accepted,
+    needs_smtputf8,
+    timed_out,
+)
+from mailrelay_sender.connection import ConnectionPool, HopConnection, HopError
+
+Pieces = Callable[[Job], AsyncIterator[bytes]]
+
+
+@dataclass(slots=True)
+class AttemptResult:
+    """What an attempt came to; `fault` is an unexpected exception of our own."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    tls: str = ""
+    fault: Exception | None = None
+
+
+@dataclass(slots=True)
+class _Trial:
+    """An attempt under way."""
+
+    job: Job
+    next_hop: str
+    result: AttemptResult
+    undecided: list[Recipient]
+
+    def decide(self, recipients: list[Recipient], stage: Stage, reply: Reply) -> None:
+        """Settle recipients by a reply."""
+        disposition = disposition_of(stage, reply)
+        self.result.outcomes += [
+            Outcome(recipient.number, disposition, reply, self.next_hop) for recipient in recipients
+        ]
+        decided = {recipient.number for recipient in recipients}
+        self.undecided = [left for left in self.undecided if left.number not in decided]
+
+    def decide_rest(self, reply: Reply) -> None:
+        """Defer all that were not decided."""
+        self.decide(self.undecided, Stage.CONNECTION, reply)
+
+
+async def attempt(
+    job: Job, pool: ConnectionPool, next_hop: str, pieces: Pieces, limit_seconds: float
+) -> AttemptResult:
+    """Try the job once, within `limit_seconds`, and return every recipient's outcome."""
+    trial = _Trial(job, next_hop, AttemptResult(), list(job.recipients))
+    try:
+        async with asyncio.timeout(limit_seconds):
+            await _with_connection(trial, pool, pieces)
+    except TimeoutError:
+        trial.decide_rest(timed_out(next_hop, limit_seconds))
+    except HopError as error:
+        trial.decide_rest(error.reply)
+    except BodyUnreadableError as error:
+        trial.decide_rest(body_unreadable(str(error)))
+    except Exception as error:  # noqa: BLE001 — a bug is a temporary failure (queue rule 13)
+        trial.result.fault = error
+        trial.decide_rest(internal_fault(f"{type(error).__name__}: {error}"))
+    return trial.result
+
+
+async def _with_connection(trial: _Trial, pool: ConnectionPool, pieces: Pieces) -> None:
+    content = pieces(trial.job)
+    first = await anext(content)  # before the server is bothered: the content must be readable
+    connection = await pool.get()
+    if connection.messages:
+        # A kept connection may be closed by now, or be told so as the answer to MAIL; nothing
+        # was taken then, so one try on a fresh one is safe.
+        reply = await _mail_on_kept(trial, connection, first)
+        if reply is None:
+            connection.abort()
+            connection = await pool.get(fresh=True)
+            reply = await _mail(trial, connection, first)
+    else:
+        reply = await _mail(trial, connection, first)
+    finished = False
+    try:
+        trial.result.tls = connection.tls
+        finished = await _transaction(trial, connection, reply, _all(first, content))
+    finally:
+        if finished:
+            connection.messages += 1
+            await pool.put_back(connection)
+        else:
+            connection.abort()
+
+
+async def _mail_on_kept(trial: _Trial, connection: HopConnection, first: bytes) -> Reply | None:
+    try:
+        reply = await _mail(trial, connection, first)
+    except HopError:
+        return None
+    return None if reply.code == CLOSING else reply
+
+
+async def _mail(trial: _Trial, connection: HopConnection, first: bytes) -> Reply:
+    job = trial.job
+    words = [b"MAIL", b"FROM:<" + job.reverse_path.encode() + b">"]
+    if connection.supports("size"):
+        words.append(b"SIZE=%d" % job.size_bytes)
+    if job.body_8bitmime and connection.supports("8bitmime"):
+        words.append(b"BODY=8BITMIME")
+    if job.smtputf8:
+        if connection.supports("smtputf8"):
+            words.append(b"SMTPUTF8")
+        elif _needs_smtputf8(job, first):
+            return needs_smtputf8(trial.next_hop)
+    return await connection.command(*words)
+
+
+async def _transaction(
+    trial: _Trial, connection: HopConnection, mail: Reply, content: AsyncIterator[bytes]
+) -> bool:
+    """Return whether the connection is between transactions, ready for the next one."""
+    if not is_accepted(Stage.MAIL, mail):
+        trial.decide(trial.undecided, Stage.MAIL, mail)
+        return await _reset(connection, mail)
+    taken: list[Recipient] = []
+    for recipient in trial.job.recipients:
+        reply = await connection.command(b"RCPT", b"TO:<" + recipient.address.encode() + b">")
+        if is_accepted(Stage.RCPT, reply):
+            taken.append(recipient)
+            continue
+        trial.decide([recipient], Stage.RCPT, reply)
+        if reply.code == CLOSING:
+            trial.decide_rest(reply)
+            return False
+    if not taken:
+        return await _reset(connection, mail)
+    reply = await connection.command(b"DATA")
+    if not is_accepted(Stage.DATA, reply):
+        trial.decide(taken, Stage.DATA, reply)
+        return await _reset(connection, reply)
+    reply = await connection.content(content)
+    trial.decide(taken, Stage.CONTENT, reply)
+    return reply.code != CLOSING
+
+
+async def _reset(connection: HopConnection, last: Reply) -> bool:
+    if last.code == CLOSING:
+        return False
+    try:
+        reply = await connection.command(b"RSET")
+    except HopError:
+        return False
+    return reply.code == 250  # noqa: PLR2004 — RFC 5321 section 4.3.2: RSET has one good reply
+
+
+async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for piece in rest:
+        yield piece
+
+
+def _needs_smtputf8(job: Job, first: bytes) -> bool:
+    """A client may say SMTPUTF8 to be safe; it matters only where something is not ASCII."""
+    addresses = (job.reverse_path, *(recipient.address for recipient in job.recipients))
+    end = first.find(b"\r\n\r\n", 0, MAX_HEADER_BYTES)
+    head = first[: MAX_HEADER_BYTES if end < 0 else end]
+    return not (all(address.isascii() for address in addresses) and head.isascii())
+
+
+def capture(job: Job, reply: Reply) -> AttemptResult:
+    """Return the outcome of a job that is kept instead of sent."""
+    outcomes = [
+        Outcome(recipient.number, Disposition.CAPTURED, reply, "capture")
+        for recipient in job.recipients
+    ]
+    return AttemptResult(outcomes)

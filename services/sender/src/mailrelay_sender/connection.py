@@ -1,0 +1,249 @@
+"""SMTP connections to next hops, kept open between messages. The only importer of aiosmtplib.
+
+Content is written in the wire form in which it came in, piece by piece: never re-encoded, never
+whole in memory. What aiosmtplib raises leaves here as `HopError` with a reply and a stage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiosmtplib
+from aiosmtplib.errors import SMTPAuthenticationError, SMTPException, SMTPNotSupported
+
+from mailrelay.config.load import ConfigError
+from mailrelay.config.model import RelayConfig
+from mailrelay.mail.reply import Reply
+from mailrelay_sender.classify import auth_failed, cannot_connect, connection_lost, tls_failed
+from mailrelay_sender.route import SmartHost
+
+CONNECT_SECONDS = 30.0
+QUIT_SECONDS = 2.0
+IDLE_SECONDS = 25.0  # below the shortest idle time-out that servers commonly have (30 s)
+MAX_MESSAGES = 500  # then a fresh connection, so that a changed upstream is noticed
+_WRITE_BYTES = 128 * 1024
+
+
+class HopError(Exception):
+    """A next hop could not be used; `reply` is what the recipients' records will say."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+
+
+class ConnectError(HopError):
+    """No usable connection: connecting, EHLO, TLS or AUTH failed."""
+
+
+class LostError(HopError):
+    """The connection broke during a transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """How to be a client of the upstream."""
+
+    host_name: str  # ours, for EHLO
+    implicit_tls: bool
+    tls_context: ssl.SSLContext
+    username: str
+    password: str
+
+    @classmethod
+    def from_config(cls, config: RelayConfig, host_name: str) -> UpstreamSettings:
+        """Build the settings. Raises ConfigError when the authorities cannot be read."""
+        return cls(
+            host_name=host_name,
+            implicit_tls=config.forward_ssl,
+            tls_context=_tls_context(config.forward_ca_file, verify=config.forward_verify_tls),
+            username=config.forward_username,
+            password=config.forward_password.get_secret_value(),
+        )
+
+    def __repr__(self) -> str:
+        return f"UpstreamSettings(host_name={self.host_name!r}, username={self.username!r})"
+
+
+class HopConnection:
+    """One open connection, ready for a transaction."""
+
+    def __init__(self, client: aiosmtplib.SMTP, next_hop: str) -> None:
+        self._client = client
+        self._next_hop = next_hop
+        self.messages = 0
+        self.idle_since = 0.0
+        cipher = client.get_transport_info("cipher")
+        self.tls = f"{cipher[1]} with cipher {cipher[0]}" if cipher else ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection still stands, as far as we know."""
+        return self._client.is_connected
+
+    def supports(self, extension: str) -> bool:
+        """Tell whether the server offered an extension."""
+        return self._client.supports_extension(extension)
+
+    async def command(self, *words: bytes) -> Reply:
+        """Send a command and return the reply. Raises LostError."""
+        try:
+            response = await self._client.execute_command(*words)
+        except (SMTPException, OSError) as error:
+            raise LostError(connection_lost(self._next_hop, _why(error))) from error
+        return Reply.parse(response.code, response.message)
+
+    async def content(self, pieces: AsyncIterator[bytes]) -> Reply:
+        """Send the content behind an accepted DATA, and the end mark; return the final reply.
+
+        Raises LostError, and whatever `pieces` raises (the connection is unusable then).
+        """
+        protocol, transport = self._client.protocol, self._client.transport
+        if protocol is None or not isinstance(transport, asyncio.Transport):
+            raise LostError(connection_lost(self._next_hop, "closed"))
+        writer = asyncio.StreamWriter(transport, protocol, None, asyncio.get_running_loop())
+        try:
+            async for piece in pieces:
+                view = memoryview(piece)
+                for start in range(0, len(view), _WRITE_BYTES):
+                    writer.write(view[start : start + _WRITE_BYTES])
+                    await writer.drain()
+        except (ConnectionError, OSError) as error:
+            raise LostError(connection_lost(self._next_hop, _why(error))) from error
+        return await self.command(b".")
+
+    def abort(self) -> None:
+        """Drop the connection at once; what was not ended by a final dot is not taken."""
+        transport = self._client.transport
+        if isinstance(transport, asyncio.Transport):
+            transport.abort()
+        self._client.close()
+
+    async def quit(self) -> None:
+        """Say QUIT and close."""
+        with contextlib.suppress(SMTPException, OSError, asyncio.TimeoutError):
+            await self._client.quit(timeout=QUIT_SECONDS)
+        self._client.close()
+
+
+class ConnectionPool:
+    """Open connections to one upstream; idle ones are kept for a while."""
+
+    def __init__(self, hop: SmartHost, settings: UpstreamSettings) -> None:
+        self._hop = hop
+        self._settings = settings
+        self._idle: deque[HopConnection] = deque()
+
+    async def get(self, *, fresh: bool = False) -> HopConnection:
+        """Return a connection: an idle one, or (always when `fresh`) a new one.
+
+        Raises ConnectError.
+        """
+        now = asyncio.get_running_loop().time()
+        while self._idle and not fresh:
+            connection = self._idle.pop()  # the one used last is the least likely to be stale
+            if connection.is_open and now - connection.idle_since < IDLE_SECONDS:
+                return connection
+            connection.abort()
+        return await self._connect()
+
+    async def put_back(self, connection: HopConnection) -> None:
+        """Keep a connection that is between transactions, or end it when it has served enough."""
+        if not connection.is_open:
+            return
+        if connection.messages >= MAX_MESSAGES:
+            await connection.quit()
+            return
+        connection.idle_since = asyncio.get_running_loop().time()
+        self._idle.append(connection)
+
+    async def close_idle(self, *, older_than_seconds: float = 0.0) -> None:
+        """End the connections that were idle for that long."""
+        now = asyncio.get_running_loop().time()
+        while self._idle and now - self._idle[0].idle_since >= older_than_seconds:
+            await self._idle.popleft().quit()
+
+    async def _connect(self) -> HopConnection:
+        settings, hop = self._settings, self._hop
+        client = aiosmtplib.SMTP(
+            hostname=hop.host,
+            port=hop.port,
+            local_hostname=settings.host_name,
+            timeout=None,  # the attempt has one limit on the whole
+            use_tls=settings.implicit_tls,
+            start_tls=None,  # when offered
+            tls_context=settings.tls_context,
+        )
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await client.connect()
+                if client.is_ehlo_or_helo_needed:
+                    await client.ehlo()
+                await self._authenticate(client)
+        except ConnectError:
+            client.close()
+            raise
+        except ssl.SSLError as error:
+            client.close()
+            raise ConnectError(tls_failed(hop.next_hop, _why(error))) from error
+        except TimeoutError as error:
+            client.close()
+            reply = cannot_connect(hop.next_hop, f"no answer within {CONNECT_SECONDS:g} s")
+            raise ConnectError(reply) from error
+        except (SMTPException, OSError, ValueError) as error:
+            client.close()
+            raise ConnectError(_connect_reply(hop.next_hop, error)) from error
+        except asyncio.CancelledError:
+            client.close()
+            raise
+        return HopConnection(client, hop.next_hop)
+
+    async def _authenticate(self, client: aiosmtplib.SMTP) -> None:
+        if not self._settings.username:
+            return
+        if client.get_transport_info("cipher") is None and not _is_loopback(client):
+            why = "the server offers no TLS, and a password is never sent in the clear"
+            raise ConnectError(tls_failed(self._hop.next_hop, why))
+        try:
+            await client.login(self._settings.username, self._settings.password)
+        except (SMTPAuthenticationError, SMTPNotSupported) as error:
+            raise ConnectError(auth_failed(self._hop.next_hop, _why(error))) from error
+
+
+def _is_loopback(client: aiosmtplib.SMTP) -> bool:
+    peer = client.get_transport_info("peername")
+    return bool(peer) and ipaddress.ip_address(peer[0].partition("%")[0]).is_loopback
+
+
+def _connect_reply(next_hop: str, error: Exception) -> Reply:
+    """Tell a TLS failure from the rest: aiosmtplib chains the cause."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return tls_failed(next_hop, _why(cause))
+        cause = cause.__cause__
+    return cannot_connect(next_hop, _why(error))
+
+
+def _why(error: BaseException) -> str:
+    code = getattr(error, "code", None)
+    text = str(getattr(error, "message", "") or error) or type(error).__name__
+    return f"{code} {text}" if isinstance(code, int) and code > 0 else text
+
+
+def _tls_context(ca_file: Path | None, *, verify: bool) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError([f"forwardCAFile {ca_file} cannot be used: {error}"]) from error
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

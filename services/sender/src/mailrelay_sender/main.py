@@ -1,0 +1,114 @@
+"""The sender process: put the parts together, deliver until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import Mapping
+
+from prometheus_client import Counter
+
+from mailrelay.config.load import ConfigError
+from mailrelay.config.settings import ServiceSettings, service_settings
+from mailrelay.queue.bodies import BodyStore
+from mailrelay.queue.connection import open_connection
+from mailrelay.queue.events import EventWriter
+from mailrelay.queue.publish import Publisher
+from mailrelay.runtime.clock import system_clock
+from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Life, run_service
+from mailrelay.runtime.logging import Logger, configure_logging
+from mailrelay.runtime.probe import start_probe
+from mailrelay.runtime.tracing import tracing_from_environ
+from mailrelay_sender.connection import IDLE_SECONDS, ConnectionPool, UpstreamSettings
+from mailrelay_sender.route import SmartHost, route_of
+from mailrelay_sender.settle import Settler
+from mailrelay_sender.slots import Slots
+from mailrelay_sender.work import WorkParts, schedule_of, work_slot
+
+GRACE_SECONDS = 10.0  # for the attempts under way when told to stop
+_EVENTS_SECONDS = 1.0
+
+_event_gap = Counter("mailrelay_events_dropped_total", "Events that could not be told.")
+
+
+def main(environ: Mapping[str, str]) -> int:
+    """Run the process and return its exit code."""
+    try:
+        settings = service_settings("sender", environ)
+        host_name = settings.config.host_name or socket.getfqdn()
+        upstream = UpstreamSettings.from_config(settings.config, host_name)
+    except ConfigError as error:
+        for fault in error.faults:
+            print(fault, file=sys.stderr)  # noqa: T201 — before there is a log
+        return EXIT_BAD_INPUT
+    log = configure_logging("sender", settings.log_format)
+    return run_service(lambda life: _deliver(life, settings, upstream, log, environ), environ)
+
+
+async def _deliver(
+    life: Life,
+    settings: ServiceSettings,
+    upstream: UpstreamSettings,
+    log: Logger,
+    environ: Mapping[str, str],
+) -> int:
+    config = settings.config
+    connection = await open_connection(settings.queue, log)
+    tracing = tracing_from_environ("sender", environ)
+    publisher = Publisher(connection)
+    events = EventWriter(connection, publisher, _event_gap.inc)
+    bodies = BodyStore(connection, publisher)
+    settler = Settler(connection, events, bodies, log, system_clock)
+    slots = Slots(connection, config.worker_count, settler.move, log, system_clock)
+    route = route_of(config)
+    pool = ConnectionPool(route, upstream) if isinstance(route, SmartHost) else None
+    parts = WorkParts(
+        slots=slots,
+        settler=settler,
+        bodies=bodies,
+        route=route,
+        pool=pool,
+        schedule=schedule_of(config.retry),
+        attempt_limit_seconds=config.processing_timeout,
+        tracing=tracing,
+        log=log,
+        clock=system_clock,
+    )
+    background = [asyncio.ensure_future(part) for part in (*slots.run(), events.run())]
+    if pool is not None:
+        background.append(asyncio.create_task(_close_idle(pool)))
+    probe = start_probe(
+        settings.probe_address, lambda: "" if connection.is_connected else "queue unreachable"
+    )
+    if probe is not None:
+        background.append(asyncio.create_task(probe.beat()))
+    workers = [asyncio.create_task(work_slot(parts)) for _ in range(config.worker_count)]
+    life.tell_ready()
+    log.info("sender.ready", slots=config.worker_count, route=route.name)
+    stopped = asyncio.create_task(life.wait_stop())
+    gone = asyncio.create_task(connection.wait_gone())
+    await asyncio.wait([stopped, gone, *background, *workers], return_when=asyncio.FIRST_COMPLETED)
+    orderly = stopped.done()
+    for task in (*background, *workers):
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            log.error("sender.died", exc_info=task.exception())
+    await slots.stop()
+    if orderly:
+        await slots.wait_idle(GRACE_SECONDS)
+        await events.wait_written(_EVENTS_SECONDS)
+    for task in (stopped, gone, *background, *workers):
+        task.cancel()
+    await asyncio.gather(*background, *workers, return_exceptions=True)
+    if pool is not None:
+        await pool.close_idle()
+    tracing.close()
+    await connection.close()
+    log.info("sender.stopped", orderly=orderly)
+    return EXIT_OK if orderly else EXIT_FAILED
+
+
+async def _close_idle(pool: ConnectionPool) -> None:
+    while True:
+        await asyncio.sleep(IDLE_SECONDS / 5)
+        await pool.close_idle(older_than_seconds=IDLE_SECONDS)

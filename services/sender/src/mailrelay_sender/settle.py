@@ -1,0 +1,211 @@
+"""Store what remains of a job, tell what happened, and only then ack (queue rule 4).
+
+The only place that acks a job. While a follow-up cannot be stored the claim is held and the
+storing repeated; the attempt is not. Storing is idempotent by its names, so a crash anywhere in
+between repeats the job and never loses it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from prometheus_client import Counter, Histogram
+
+from mailrelay.mail.disposition import Disposition, Outcome
+from mailrelay.mail.event import Attempted, Summary
+from mailrelay.mail.job import CaptureRecord, FailedRecord, Job
+from mailrelay.queue.bodies import MAX_COPIED_BYTES, BodyStore
+from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.consume import Claim
+from mailrelay.queue.errors import QueueError
+from mailrelay.queue.events import EventWriter
+from mailrelay.queue.failed import FailedStore
+from mailrelay.queue.lanes import lane_for
+from mailrelay.queue.publish import Publisher, Record
+from mailrelay.queue.wire import encode_capture, encode_jobs
+from mailrelay.runtime.clock import Clock
+from mailrelay.runtime.logging import Logger
+from mailrelay_sender.follow_up import FollowUp, message_id
+
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 5.0
+
+_recipients = Counter(
+    "mailrelay_recipients_total",
+    "Recipients by what an attempt made of them.",
+    # disposition: see mailrelay.mail.disposition; route: capture, smarthost
+    ["disposition", "route"],
+)
+_latency = Histogram(
+    "mailrelay_delivery_latency_seconds",
+    "From acceptance to a recipient's delivery.",
+    ["route"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 3600, 14400, 86400),
+)
+_held_up = Counter("mailrelay_settle_repeats_total", "Follow-ups and acks that had to be repeated.")
+
+
+class Settler:
+    """Settles jobs over one connection."""
+
+    def __init__(
+        self,
+        connection: QueueConnection,
+        events: EventWriter,
+        bodies: BodyStore,
+        log: Logger,
+        clock: Clock,
+    ) -> None:
+        self._names = connection.names
+        self._publisher = Publisher(connection)
+        self._failed = FailedStore(connection, self._publisher)
+        self._bodies = bodies
+        self._events = events
+        self._log = log
+        self._clock = clock
+
+    async def settle(
+        self, claim: Claim, job: Job, rest: FollowUp, *, route: str, duration_seconds: float
+    ) -> None:
+        """Carry out what `rest` says, then ack the claim."""
+        kept = await self._with_stored_body(job, rest)
+        if kept.deferred is not None:
+            await self._store_deferred(job, kept.deferred)
+        for record in kept.failed:
+            await self._store_failed(job, record)
+        if kept.captured is not None:
+            await self._store_captured(kept.captured)
+        if kept.done:
+            name = message_id(job, "done", job.recipients)
+            await self._until_done("store", job, lambda: self._failed.store_done(job, name))
+        self._tell(job, kept, route, duration_seconds)
+        stored = kept.deferred or (kept.failed[0].job if kept.failed else job)
+        await self._events.tell_and_wait(_event(job, stored, kept, self._clock(), duration_seconds))
+        await self._until_done("ack", job, claim.ack)
+
+    async def move(self, claim: Claim, job: Job) -> None:
+        """Store a job that is not due in the lane it waits in next, then ack (queue rule 6)."""
+        moved = replace(job, hop=job.hop + 1)
+        await self._store_in_lane(moved, message_id(moved, "move", moved.recipients))
+        await self._until_done("ack", job, claim.ack)
+
+    async def unbundle(self, claim: Claim, jobs: list[Job]) -> None:
+        """Store the jobs of a grouped record one by one, due now, then ack (queue rule 2)."""
+        for job in jobs:
+            await self._store_in_lane(job, message_id(job, "unbundled", job.recipients))
+        await self._until_done("ack", jobs[0], claim.ack)
+
+    async def drop_stale_resend(self, claim: Claim, job: Job) -> None:
+        """Ack a resend whose failed record is not the one that it names any more."""
+        await self._until_done("ack", job, claim.ack)
+
+    async def is_current_resend(self, job: Job) -> bool:
+        """Tell whether the failed record that a resend names is still the last (queue rule 8)."""
+        found: list[int] = []
+
+        async def look() -> None:
+            recipient = job.recipients[0].number
+            found.append(await self._failed.last_sequence(job.submission, recipient))
+
+        await self._until_done("look-up", job, look)
+        return found[-1] == job.resend_of
+
+    async def _with_stored_body(self, job: Job, rest: FollowUp) -> FollowUp:
+        """Put content that would be written again into the body stream, once."""
+        again = rest.deferred is not None or bool(rest.failed)
+        if job.body is not None or not again or len(job.content) <= MAX_COPIED_BYTES:
+            return rest
+        bodies = []
+
+        async def store() -> None:
+            bodies.append(await self._bodies.store_content(job.submission, job.content))
+
+        await self._until_done("store", job, store)
+        body = bodies[-1]
+        deferred = replace(rest.deferred, content=b"", body=body) if rest.deferred else None
+        failed = tuple(
+            replace(record, job=replace(record.job, content=b"", body=body))
+            for record in rest.failed
+        )
+        return replace(rest, deferred=deferred, failed=failed)
+
+    async def _store_deferred(self, job: Job, deferred: Job) -> None:
+        await self._store_in_lane(deferred, message_id(job, "deferred", deferred.recipients))
+
+    async def _store_in_lane(self, job: Job, name: str) -> None:
+        lane = lane_for(job.due - self._clock())
+        subject = self._names.lane_subject(lane, job.submission if job.body else None)
+        record = Record(subject, encode_jobs([job]), name)
+        await self._store(job, record)
+
+    async def _store_failed(self, job: Job, record: FailedRecord) -> None:
+        name = message_id(job, record.disposition.value, record.job.recipients)
+        await self._until_done("store", job, lambda: self._failed.store(record, name))
+
+    async def _store_captured(self, job: Job) -> None:
+        record = CaptureRecord(job, self._clock())
+        subject = self._names.capture_subject(job.submission, job.batch)
+        name = message_id(job, "captured", job.recipients)
+        await self._store(job, Record(subject, encode_capture(record), name))
+
+    async def _store(self, job: Job, record: Record) -> None:
+        async def store() -> None:
+            await self._publisher.store(record)
+
+        await self._until_done("store", job, store)
+
+    async def _until_done(self, what: str, job: Job, step: Callable[[], Awaitable[None]]) -> None:
+        """Repeat a step until the queue has confirmed it; the claim is held meanwhile."""
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await step()
+            except QueueError as error:
+                _held_up.inc()
+                self._log.warning("settle.repeats", step=what, id=job.submission, error=str(error))
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _tell(self, job: Job, rest: FollowUp, route: str, duration_seconds: float) -> None:
+        """One log line for each recipient, and the counters."""
+        by_number = {recipient.number: recipient for recipient in job.recipients}
+        now = self._clock()
+        for outcome in rest.outcomes:
+            disposition = outcome.disposition
+            _recipients.labels(disposition.value, route).inc()
+            if disposition is Disposition.SENT:
+                _latency.labels(route).observe(max(0.0, now - job.accepted_at))
+            self._log.info(
+                f"mail.{disposition.value}",
+                id=job.submission,
+                batch=f"{job.batch}/{job.batches}",
+                recipient=by_number[outcome.recipient].address,
+                attempt=job.attempt,
+                next_hop=outcome.next_hop,
+                reply=str(outcome.reply),
+                seconds=round(duration_seconds, 4),
+                **_retry_fields(rest, outcome, now),
+            )
+
+
+def _retry_fields(rest: FollowUp, outcome: Outcome, now: float) -> dict[str, float]:
+    if outcome.disposition is Disposition.DEFERRED and rest.deferred is not None:
+        return {"retry_in_seconds": round(rest.deferred.due - now, 1)}
+    return {}
+
+
+def _event(job: Job, stored: Job, rest: FollowUp, now: float, duration_seconds: float) -> Attempted:
+    by_number = {recipient.number: recipient for recipient in job.recipients}
+    return Attempted(
+        # Whether a body is stored is said of what remains: its deletion is prompted by this.
+        Summary.of(stored if stored.body else job),
+        now,
+        batch=job.batch,
+        batches=job.batches,
+        attempt=job.attempt,
+        duration_seconds=duration_seconds,
+        addresses=tuple(by_number[outcome.recipient].address for outcome in rest.outcomes),
+        outcomes=rest.outcomes,
+    )

@@ -1,0 +1,130 @@
+"""One slot's life: take a claimed record, try it, settle it, again and again."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+
+from prometheus_client import Gauge, Histogram
+
+from mailrelay.config.model import Retry
+from mailrelay.mail.job import Job
+from mailrelay.mail.retry import RetrySchedule
+from mailrelay.queue.bodies import BodyStore
+from mailrelay.runtime.clock import Clock
+from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.tracing import Tracing
+from mailrelay_sender.attempt import AttemptResult, attempt, capture
+from mailrelay_sender.classify import CAPTURED
+from mailrelay_sender.connection import ConnectionPool
+from mailrelay_sender.follow_up import follow_up
+from mailrelay_sender.route import Route, SmartHost
+from mailrelay_sender.settle import Settler
+from mailrelay_sender.slots import Slots, Work
+
+_in_flight = Gauge("mailrelay_deliveries_in_flight", "Attempts under way.")
+_attempt_seconds = Histogram(
+    "mailrelay_attempt_seconds",
+    "How long an attempt took.",
+    ["route"],  # capture, smarthost
+    buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30, 120, 600),
+)
+_FAULT_PAUSE_SECONDS = 5.0
+
+
+def schedule_of(retry: Retry) -> RetrySchedule:
+    """Return the retry schedule of a configuration."""
+    return RetrySchedule(
+        max_attempts=retry.max_attempts,
+        initial_interval_seconds=retry.initial_interval_seconds,
+        multiplier=retry.multiplier,
+        max_interval_seconds=retry.max_interval_seconds,
+        max_age_seconds=retry.max_age_seconds,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkParts:
+    """What all slots share."""
+
+    slots: Slots
+    settler: Settler
+    bodies: BodyStore
+    route: Route
+    pool: ConnectionPool | None  # none when mail is captured
+    schedule: RetrySchedule
+    attempt_limit_seconds: float
+    tracing: Tracing
+    log: Logger
+    clock: Clock
+
+
+async def work_slot(parts: WorkParts) -> None:
+    """Work until cancelled. A claim that is not settled then comes back after `ack_wait`."""
+    while True:
+        work = await parts.slots.next_work()
+        try:
+            await _work_on(parts, work)
+        except Exception:
+            # Outside the attempt our own code failed: the record is neither lost nor hot.
+            parts.log.exception("sender.fault", id=work.jobs[0].submission)
+            await parts.slots.give_back(work, _FAULT_PAUSE_SECONDS)
+
+
+async def _work_on(parts: WorkParts, work: Work) -> None:
+    job = work.jobs[0]
+    if len(work.jobs) > 1:
+        await parts.settler.unbundle(work.claim, work.jobs)
+    elif job.resend_of and not await parts.settler.is_current_resend(job):
+        await parts.settler.drop_stale_resend(work.claim, job)
+    else:
+        await _try_and_settle(parts, work, job)
+    parts.slots.finished(work)
+
+
+async def _try_and_settle(parts: WorkParts, work: Work, job: Job) -> None:
+    span = parts.tracing.start("mailrelay attempt", job.traceparent)
+    started = time.monotonic()
+    with _in_flight.track_inprogress():
+        result = await _try(parts, job)
+    duration = time.monotonic() - started
+    _attempt_seconds.labels(parts.route.name).observe(duration)
+    if result.fault is not None:
+        parts.log.error("sender.fault", id=job.submission, exc_info=result.fault)
+    rest = follow_up(
+        job,
+        result.outcomes,
+        parts.schedule,
+        now=parts.clock(),
+        chance=random.random(),  # noqa: S311 — spreads retries, guards nothing
+        fault=result.fault is not None,
+    )
+    worst = next((o for o in rest.outcomes if not o.disposition.is_final), None) or next(
+        (o for o in rest.outcomes if o.disposition.is_failure), None
+    )
+    span.end(
+        {
+            "mailrelay.queue_id": job.submission,
+            "mailrelay.batch": job.batch,
+            "mailrelay.attempt": job.attempt,
+            "mailrelay.recipients": len(job.recipients),
+            "server.address": _next_hop(parts.route),
+        },
+        error=str(worst.reply) if worst else "",
+    )
+    await parts.settler.settle(
+        work.claim, job, rest, route=parts.route.name, duration_seconds=duration
+    )
+
+
+async def _try(parts: WorkParts, job: Job) -> AttemptResult:
+    if not isinstance(parts.route, SmartHost) or parts.pool is None:
+        return capture(job, CAPTURED)
+    return await attempt(
+        job, parts.pool, parts.route.next_hop, parts.bodies.pieces, parts.attempt_limit_seconds
+    )
+
+
+def _next_hop(route: Route) -> str:
+    return route.next_hop if isinstance(route, SmartHost) else route.name
