@@ -3,5 +3,4 @@
 1. `model` has every option with its default, range and meaning.
 2. `text` reads `config.json`, comments included.
 3. `load` puts defaults, file and environment together, and says what is wrong in one line each.
-4. `settings` is what a process is told besides: where NATS is, which sockets are its own.
 """

@@ -110,7 +110,11 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _strictly_typed(found: dict[str, Any]) -> dict[str, Any]:
     """Mark what JSON typed wrongly, so that `"25"` for a number is refused, not guessed at."""
-    faults = []
+    faults = [
+        f"{section}: must be an object, is {_json_words(found[section])}"
+        for section in dict.fromkeys(option.path[0] for option in options() if option.path[1:])
+        if not isinstance(found.get(section, {}), dict)
+    ]
     for option in options():
         present, value = _get(found, option.path)
         if present and not _has_type(option, value):
@@ -151,16 +155,18 @@ def _json_words(value: object) -> str:
         return "an object" if isinstance(value, dict) else "a list"
     if isinstance(value, str):
         return "a string"
-    return {True: "true", False: "false", None: "null"}.get(value) or "a number"  # type: ignore[call-overload]
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "null" if value is None else "a number"
 
 
 def _fault(details: Mapping[str, Any], where: str, variables: Mapping[tuple[str, ...], str]) -> str:
     path = tuple(str(part) for part in details["loc"])
     source = variables.get(path, where)
     if details["type"] == "extra_forbidden":
-        known = [option.key for option in options()]
-        close = difflib.get_close_matches(".".join(path), known, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        known = {option.key.lower(): option.key for option in options()}
+        close = difflib.get_close_matches(".".join(path).lower(), known, 1)
+        hint = f"; did you mean {known[close[0]]}?" if close else ""
         return f"{source}: unknown key {'.'.join(path)}{hint}"
     prefix = f"{'.'.join(path)}: " if path else ""
     return f"{source}: {prefix}{_words(details)}"
@@ -187,4 +193,4 @@ def _put(tree: dict[str, Any], path: tuple[str, ...], value: object) -> None:
 
 
 def _screaming_snake(key: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).upper()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", key).upper()

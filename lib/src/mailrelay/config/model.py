@@ -66,7 +66,7 @@ class Security(_Section):
 
 
 class Retry(_Section):
-    """When a deferred recipient is tried again. The defaults give 37 attempts over five days."""
+    """When a deferred recipient is tried again. By default about 38 attempts in five days."""
 
     max_attempts: int = Field(
         default=100, ge=1, le=1000, description="Attempts in all, the first included."

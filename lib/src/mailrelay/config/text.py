@@ -22,6 +22,11 @@ def parse_config_text(text: str) -> dict[str, Any]:
         hint = "; remove the comma before the closing bracket" if _trailing_comma(error) else ""
         msg = f"line {error.lineno}, column {error.colno}: {error.msg}{hint}"
         raise ConfigTextError(msg) from error
+    except ConfigTextError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, such things
+        msg = f"cannot be read: {error}"
+        raise ConfigTextError(msg) from error
     if not isinstance(parsed, dict):
         msg = f"must be a JSON object {{…}}, is {type(parsed).__name__}"
         raise ConfigTextError(msg)

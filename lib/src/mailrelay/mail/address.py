@@ -127,6 +127,8 @@ def _domain(text: str, position: int) -> tuple[str, int]:
 
 def _is_address_literal(literal: str) -> bool:
     inner = literal[1:-1]
+    if "%" in inner:  # a scope id: not in RFC 5321, and Python takes any characters for one
+        return False
     try:
         if inner[:5].lower() == "ipv6:":
             ipaddress.IPv6Address(inner[5:])

@@ -92,12 +92,24 @@ class BodyStore:
                 return True
         return False
 
-    async def delete(self, submission: QueueId) -> None:
-        """Remove all chunks. The caller has seen that the body is not in use."""
+    async def delete_unused(self, submission: QueueId) -> bool:
+        """Remove all chunks unless a record may name them; returns whether they are gone.
+
+        Only chunks stored before the question are removed: a repeated job may write them anew
+        meanwhile. Raises QueueError.
+        """
+        stream = self._names.body_stream
+        state = (await self._connection.api(f"STREAM.INFO.{stream}"))["state"]
+        if await self.is_in_use(submission):
+            return False
         await self._connection.api(
-            f"STREAM.PURGE.{self._names.body_stream}",
-            {"filter": f"{self._names.prefix}.body.{submission}.>"},
+            f"STREAM.PURGE.{stream}",
+            {
+                "filter": f"{self._names.prefix}.body.{submission}.>",
+                "seq": int(state["last_seq"]) + 1,
+            },
         )
+        return True
 
     async def _any_failed(self, submission: QueueId) -> bool:
         """The last record is a tombstone; look whether an earlier one is not."""

@@ -8,6 +8,7 @@ later. A denied request looks like a time-out, so the server's own word on it is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from mailrelay.runtime.logging import Logger
 
 API_TIMEOUT_SECONDS = 3.0
 _MAX_OUTSTANDING_PINGS = 2
+_CLOSE_SECONDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class QueueConnection:
         self.names = Names(settings.prefix)
         self.closed: asyncio.Event = asyncio.Event()  # the client gave up: end the process
         self._on_reconnect: list[Callable[[], None]] = []
+        self._is_closing = False
 
     @property
     def is_connected(self) -> bool:
@@ -58,8 +61,13 @@ class QueueConnection:
         self._on_reconnect.append(callback)
 
     async def close(self) -> None:
-        """Close without waiting for anything unanswered."""
-        await self._client.close()
+        """Close; what was sent (a record given back, say) has reached the server by then."""
+        self._is_closing = True
+        if self._client.is_connected:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await self._client.flush(_CLOSE_SECONDS)
+        with contextlib.suppress(OSError):  # it drains a transport that is lost, too
+            await self._client.close()
 
     async def request(
         self,
@@ -87,9 +95,11 @@ class QueueConnection:
         reply: str = "",
         headers: dict[str, str] | None = None,
     ) -> None:
-        """Send without waiting for an answer. Raises QueueUnavailableError."""
+        """Send without waiting for an answer. Raises QueueUnavailableError, RecordTooLargeError."""
         try:
             await self._client.publish(subject, payload, reply=reply, headers=headers)
+        except nats.errors.MaxPayloadError as error:
+            raise refusal(400, 10054, "larger than the server's max_payload") from error
         except (nats.errors.Error, OSError) as error:
             raise QueueUnavailableError(str(error) or type(error).__name__) from error
 
@@ -127,7 +137,8 @@ class QueueConnection:
 
     async def heard_disconnected(self) -> None:
         """Log it."""
-        self._log.warning("queue.disconnected")
+        if not self._is_closing:
+            self._log.warning("queue.disconnected")
 
     async def heard_reconnected(self) -> None:
         """Wake whoever waits for the queue."""

@@ -8,15 +8,18 @@ given up after 2.2 missed heartbeats, so that a lost answer costs seconds and no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import msgspec
+import nats.errors
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueUnavailableError
 
-HOLD_INTERVAL_SECONDS = 10.0  # a third of ack_wait: two may be lost
+HOLDS_PER_ACK_WAIT = 3  # two may be lost before another process gets the record
 _EXPIRES_SECONDS = 10.0
 _HEARTBEAT_SECONDS = 2.0
 _SILENCE_SECONDS = 2.2 * _HEARTBEAT_SECONDS
@@ -97,6 +100,7 @@ class PullLoop:
         self._token = ""
         self._heard_at = 0.0
         self._paused_until = 0.0
+        self._subscription: Subscription | None = None
 
     def wake(self) -> None:
         """Look again: there is room now, or the connection is back."""
@@ -106,30 +110,41 @@ class PullLoop:
         """Do not pull for a while: the consumer's head is known not to be due."""
         self._paused_until = asyncio.get_running_loop().time() + seconds
 
+    async def stop(self) -> None:
+        """Withdraw the pull; records on their way are still handed on before this returns.
+
+        Without it a record that is given back would come to our own open pull again.
+        """
+        self._room = lambda: 0
+        if self._subscription is not None:
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                await asyncio.wait_for(self._drain(), _ACK_TIMEOUT_SECONDS)
+
+    async def _drain(self) -> None:
+        assert self._subscription is not None  # noqa: S101 — the caller looked
+        await self._subscription.drain()  # type: ignore[no-untyped-call]
+
     async def run(self) -> None:
         """Pull until cancelled."""
         inbox = self._connection.new_inbox()
-        subscription = await self._connection.subscribe(f"{inbox}.*", self._receive)
+        self._subscription = await self._connection.subscribe(f"{inbox}.*", self._receive)
         self._connection.on_reconnect(self._lost)
         loop = asyncio.get_running_loop()
         number = 0
-        try:
-            while True:
-                self._wake.clear()
-                pause = self._paused_until - loop.time()
-                room = self._room()
-                if pause > 0 or room <= 0:
-                    await self._wait(pause if pause > 0 else None)
-                    continue
-                if self._open == 0:
-                    number += 1
-                    self._token = str(number)
-                    await self._pull(f"{inbox}.{number}", room)
-                await self._wait(self._heard_at + _SILENCE_SECONDS - loop.time())
-                if self._open and loop.time() - self._heard_at >= _SILENCE_SECONDS:
-                    self._open = 0
-        finally:
-            await subscription.unsubscribe()
+        while True:
+            self._wake.clear()
+            pause = self._paused_until - loop.time()
+            room = self._room()
+            if pause > 0 or room <= 0:
+                await self._wait(pause if pause > 0 else None)
+                continue
+            if self._open == 0:
+                number += 1
+                self._token = str(number)
+                await self._pull(f"{inbox}.{number}", room)
+            await self._wait(self._heard_at + _SILENCE_SECONDS - loop.time())
+            if self._open and loop.time() - self._heard_at >= _SILENCE_SECONDS:
+                self._open = 0
 
     async def _pull(self, inbox: str, batch: int) -> None:
         self._open = batch
@@ -154,20 +169,22 @@ class PullLoop:
             return
 
     async def _receive(self, message: Msg) -> None:
-        current = message.subject.rpartition(".")[2] == self._token
-        if current:
+        if message.reply:  # a record: it comes under its own subject, its reply is how to ack it
             self._heard_at = asyncio.get_running_loop().time()
-        status = (message.headers or {}).get("Status") if not message.reply else None
-        if status is None:
-            if current and self._open:
-                self._open -= 1
+            self._open = max(0, self._open - 1)
             await self._take(Claim(self._connection, message))
-        elif status != _HEARTBEAT and current:
-            self._open = 0
-            if status not in {"404", "408"}:  # leadership change, no responders: not at once
-                self.pause(_RETRY_SECONDS)
+        elif message.subject.rpartition(".")[2] == self._token:  # else of a pull given up before
+            self._heard_at = asyncio.get_running_loop().time()
+            self._hear_status((message.headers or {}).get("Status", ""))
         if self._open == 0:
             self._wake.set()
+
+    def _hear_status(self, status: str) -> None:
+        if status == _HEARTBEAT:
+            return
+        self._open = 0
+        if status not in {"404", "408"}:  # leadership change, no responders: not at once
+            self.pause(_RETRY_SECONDS)
 
     def _lost(self) -> None:
         """A pull does not survive its connection."""

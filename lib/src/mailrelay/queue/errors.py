@@ -42,7 +42,7 @@ class StreamMismatchError(Exception):
 
 # Measured on nats-server 2.15.1: full by count or bytes, store full, account resources used up.
 _FULL = frozenset({10077, 10023, 10002, 10028, 10047})
-_TOO_LARGE = frozenset({10054, 10176})
+_TOO_LARGE = frozenset({10054})
 
 
 def refusal(code: int, err_code: int, description: str) -> QueueRefusedError:

@@ -207,7 +207,9 @@ class BatchReader:
             await self._connection.publish_nowait(
                 self._subject, msgspec.json.encode(request), reply=inbox
             )
-            await asyncio.wait_for(done.wait(), _READ_TIMEOUT_SECONDS)
+            # No wait_for: on Python 3.11 it may swallow a cancellation.
+            async with asyncio.timeout(_READ_TIMEOUT_SECONDS):
+                await done.wait()
         except TimeoutError as error:
             msg = f"no answer from {self._subject}"
             raise QueueUnavailableError(msg) from error

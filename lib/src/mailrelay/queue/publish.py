@@ -173,5 +173,7 @@ def _read_ack(payload: bytes) -> Stored:
     return Stored(ack.seq, ack.duplicate)
 
 
-# 503s that pass by themselves: JetStream is starting up, has no leader, or is catching up.
-_NOT_NOW = frozenset({10008, 10009, 10039, 10074})
+# What passes by itself: JetStream is starting up, has no leader, or is catching up; it forgot the
+# beginning of an atomic batch (10176: it restarted), or has too many under way (10210: those that
+# were not finished go after 10 s).
+_NOT_NOW = frozenset({10008, 10009, 10039, 10074, 10176, 10210})

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 import uvloop
@@ -22,6 +22,7 @@ LIFELINE_FD = "MAILRELAY_LIFELINE_FD"
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+_CANCEL_AGAIN_SECONDS = 0.5  # time for a task's own tidying up
 
 
 class Life:
@@ -80,6 +81,19 @@ async def wait_first(*waits: Awaitable[object]) -> None:
         for task in done:
             task.result()
     finally:
-        for task in tasks:
+        await end_tasks(tasks)
+
+
+async def end_tasks(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel `tasks` until all have ended, whatever they ended with.
+
+    Once is not always enough: Python 3.11's `asyncio.wait_for`, which nats-py uses too, swallows a
+    cancellation that meets the end of what it waits for.
+    """
+    ending = list(tasks)
+    pending = {task for task in ending if not task.done()}
+    while pending:
+        for task in pending:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_SECONDS)
+    await asyncio.gather(*ending, return_exceptions=True)

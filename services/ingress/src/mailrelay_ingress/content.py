@@ -54,8 +54,10 @@ class ContentScanner:
             if cut and octets[cut - 1] == _CR:
                 cut -= 1
             ready, self._carry = octets[:cut], octets[cut:]
-            if self._carry.count(b"\n") != self._carry.count(b"\r\n"):
-                # Said at once: a client that ended its mail by a bare LF waits for the reply.
+            pairs = self._carry.count(b"\r\n")
+            feeds, returns = self._carry.count(b"\n"), self._carry[:-1].count(b"\r")
+            if feeds != pairs or returns != pairs:
+                # Said at once: a client that ended its mail by a bare LF or CR waits for the reply.
                 self.fault = self.fault or Fault.BARE_LINE_END
         if self._skip:
             dropped = min(self._skip, len(ready))

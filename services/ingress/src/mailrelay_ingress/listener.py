@@ -13,7 +13,7 @@ import contextlib
 import socket
 import ssl
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from prometheus_client import Counter, Gauge
@@ -126,6 +126,11 @@ class SmtpSession(SMTP):
         self._listener.closed(self)
         super().connection_lost(error)
 
+    def eof_received(self) -> bool | None:
+        """End the session when the client ends its side."""
+        stay_open = super().eof_received()
+        return False if self._client.tls else stay_open  # TLS has no half-closed connections
+
     async def _handle_client(self) -> None:
         refusal = self._parts.policy.on_connect(
             self._client, self._listener.connections, stopping=self._listener.is_stopping
@@ -169,7 +174,7 @@ class SmtpSession(SMTP):
         self._errors += 1
         if self._errors == MAX_ERRORS and self.transport is not None:
             self.say_and_close(replies.TOO_MANY_ERRORS)
-            raise ConnectionAbortedError
+            raise ConnectionResetError  # the one kind that aiosmtpd takes for a lost client
 
     # Commands.
     def _set_rset_state(self) -> None:
@@ -247,6 +252,7 @@ class SmtpSession(SMTP):
         await self._say(reply)
         if reply is replies.BARE_LINE_END and self.transport is not None:
             self.transport.close()
+            raise ConnectionResetError  # what else came must not be taken for commands
         if self._listener.is_stopping:
             self.say_and_close(replies.SHUTTING_DOWN)
 
@@ -272,7 +278,7 @@ class SmtpSession(SMTP):
                 intake.refuse(replies.TOO_BIG)
             if size > limit * DRAIN_FACTOR:
                 self.say_and_close(replies.TOO_BIG)
-                raise ConnectionAbortedError
+                raise ConnectionResetError
             await intake.add(piece)
         self._put_back(scanner.rest)
 
@@ -303,8 +309,8 @@ class SmtpSession(SMTP):
             refusal = replies.TLS_NOT_AVAILABLE if context is None else replies.TLS_ALREADY
             await self.push("501 Syntax: STARTTLS") if arg else await self._say(refusal)
             return
-        plain = self.transport
-        assert isinstance(plain, asyncio.Transport)  # noqa: S101 — sockets only
+        # uvloop's transports do what asyncio.Transport does, without being one.
+        plain = cast("asyncio.Transport", self.transport)
         await self.push("220 2.0.0 Ready to start TLS")
         # What was sent in the clear behind STARTTLS must not count as sent under TLS.
         self._reader._buffer.clear()  # type: ignore[attr-defined]  # noqa: SLF001
@@ -315,7 +321,7 @@ class SmtpSession(SMTP):
         except (ssl.SSLError, OSError) as error:
             self._parts.log.info("smtp.tls_failed", client=self._client.address, error=str(error))
             plain.abort()
-            raise ConnectionAbortedError from error
+            raise ConnectionResetError from error
         assert secure is not None  # noqa: S101 — None only for a closed transport
         self._reader._buffer.clear()  # type: ignore[attr-defined]  # noqa: SLF001
         self.transport = secure
@@ -354,11 +360,12 @@ class SmtpSession(SMTP):
         return self._client
 
     def _log_rejection(self, reply: Reply, command: str) -> None:
+        octets = (command or "").encode("utf-8", "surrogateescape")
         self._parts.log.info(
             "mail.rejected",
             client=self._client.address,
             user=self._client.user,
-            command=(command or "")[:300],
+            command=octets.decode("utf-8", "backslashreplace")[:300],
             reply=str(reply),
         )
 

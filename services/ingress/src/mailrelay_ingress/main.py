@@ -13,7 +13,7 @@ from prometheus_client import Counter
 
 from mailrelay.config.load import ConfigError
 from mailrelay.config.model import RelayConfig
-from mailrelay.config.settings import ServiceSettings, service_settings
+from mailrelay.service import ServiceSettings, service_settings
 from mailrelay.queue.connection import open_connection
 from mailrelay.queue.events import EventWriter
 from mailrelay.queue.publish import Publisher

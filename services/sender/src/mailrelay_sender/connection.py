@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import aiosmtplib
 from aiosmtplib.errors import SMTPAuthenticationError, SMTPException, SMTPNotSupported
@@ -106,9 +107,11 @@ class HopConnection:
         Raises LostError, and whatever `pieces` raises (the connection is unusable then).
         """
         protocol, transport = self._client.protocol, self._client.transport
-        if protocol is None or not isinstance(transport, asyncio.Transport):
+        if protocol is None or transport is None:
             raise LostError(connection_lost(self._next_hop, "closed"))
-        writer = asyncio.StreamWriter(transport, protocol, None, asyncio.get_running_loop())
+        # uvloop's transports do what asyncio.Transport does, without being one.
+        writable = cast("asyncio.Transport", transport)
+        writer = asyncio.StreamWriter(writable, protocol, None, asyncio.get_running_loop())
         try:
             async for piece in pieces:
                 view = memoryview(piece)
@@ -122,8 +125,8 @@ class HopConnection:
     def abort(self) -> None:
         """Drop the connection at once; what was not ended by a final dot is not taken."""
         transport = self._client.transport
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
+        if transport is not None:
+            cast("asyncio.Transport", transport).abort()
         self._client.close()
 
     async def quit(self) -> None:

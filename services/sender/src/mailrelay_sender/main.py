@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from prometheus_client import Counter
 
 from mailrelay.config.load import ConfigError
-from mailrelay.config.settings import ServiceSettings, service_settings
+from mailrelay.service import ServiceSettings, service_settings
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import open_connection
 from mailrelay.queue.events import EventWriter
@@ -60,7 +60,14 @@ async def _deliver(
     events = EventWriter(connection, publisher, _event_gap.inc)
     bodies = BodyStore(connection, publisher)
     settler = Settler(connection, events, bodies, log, system_clock)
-    slots = Slots(connection, config.worker_count, settler.move, log, system_clock)
+    slots = Slots(
+        connection,
+        config.worker_count,
+        settler.move,
+        log,
+        system_clock,
+        ack_wait_seconds=config.queue.ack_wait_seconds,
+    )
     route = route_of(config)
     pool = ConnectionPool(route, upstream) if isinstance(route, SmartHost) else None
     parts = WorkParts(

@@ -17,7 +17,7 @@ from prometheus_client import Counter, Gauge
 
 from mailrelay.mail.job import Job
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.consume import HOLD_INTERVAL_SECONDS, Claim, PullLoop
+from mailrelay.queue.consume import HOLDS_PER_ACK_WAIT, Claim, PullLoop
 from mailrelay.queue.errors import QueueUnavailableError
 from mailrelay.queue.lanes import LADDER, Lane, Move, Wait, decide
 from mailrelay.queue.wire import RecordError, decode_jobs
@@ -76,7 +76,10 @@ class Slots:
         move: Callable[[Claim, Job], Awaitable[None]],
         log: Logger,
         clock: Clock,
+        *,
+        ack_wait_seconds: float,
     ) -> None:
+        self._hold_seconds = ack_wait_seconds / HOLDS_PER_ACK_WAIT
         self._log = log
         self._clock = clock
         self._move = move
@@ -132,6 +135,7 @@ class Slots:
     async def stop(self) -> None:
         """Claim nothing more and give back what waits for a slot."""
         self._stopping = True
+        await asyncio.gather(*(source.pull.stop() for source in self._sources if source.pull))
         for source in self._sources:
             while source.ready:
                 await self.give_back(source.ready.popleft())
@@ -236,7 +240,7 @@ class Slots:
 
     async def _hold_all(self) -> None:
         while True:
-            await asyncio.sleep(HOLD_INTERVAL_SECONDS)
+            await asyncio.sleep(self._hold_seconds)
             for claim in list(self._claims.values()):
                 try:
                     await claim.hold()
