@@ -1,0 +1,15 @@
+"""The monitor: what became of all mail, told over HTTP. Mail flows on without it.
+
+1. `collect` reads what ingress and senders told, in order, and hands it to
+2. `index`, one row a submission and recipient in SQLite, which counts
+3. `totals` in the same transaction (what each number means stands there); `index_thread` keeps
+   the event loop free of it.
+4. `checkpoint` keeps the totals at NATS too, for the day on which the index file is lost.
+5. `backlog` asks what the streams hold and how much disk is left.
+6. `health` judges it; `ready` tells whether mail can be taken.
+7. `bodies` deletes large content that nothing names any more.
+8. `retry` sends failed mail again.
+9. `http` answers: `access` lets only this machine in, `page` is the page for people, `exposition`
+   the numbers for Prometheus, `serve` the listening sockets.
+10. `main` puts the process together.
+"""

@@ -1,0 +1,153 @@
+"""What the streams hold, and how much disk is left: asked every few seconds, told from memory."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.errors import QueueError
+from mailrelay.runtime.clock import Clock
+
+_INTERVAL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How full a stream is; a limit that is not positive means none."""
+
+    messages: int
+    max_messages: int
+    stored_bytes: int
+    max_bytes: int
+    drops_oldest: bool
+
+    @property
+    def fraction(self) -> float:
+        """The fuller of its two limits, 1.0 being full."""
+        by_count = self.messages / self.max_messages if self.max_messages > 0 else 0.0
+        by_size = self.stored_bytes / self.max_bytes if self.max_bytes > 0 else 0.0
+        return max(by_count, by_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """One look. `fault` says why `levels` could not be read, they are the last known then."""
+
+    fault: str = "the queue was not asked yet"
+    levels: dict[str, Level] = field(default_factory=dict)  # by short name: in, lane, failed …
+    disk_free_bytes: int = 0
+    disk_total_bytes: int = 0
+    at: float = 0.0
+
+
+class BacklogMetrics:
+    """The backlog for Prometheus."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.jobs = Gauge(
+            "mailrelay_queue_jobs",
+            "Jobs in the queue.",
+            ["state"],  # new: before the first attempt; deferred: waits in a lane
+            registry=registry,
+        )
+        self.records = Gauge(
+            "mailrelay_store_records",
+            "Records in a stream.",
+            ["stream"],  # in, lane, failed, capture, body (chunks)
+            registry=registry,
+        )
+        self.bytes = Gauge(
+            "mailrelay_store_bytes",
+            "Octets that a stream holds on disk.",
+            ["stream"],  # as above
+            registry=registry,
+        )
+        self.limit_bytes = Gauge(
+            "mailrelay_store_limit_bytes",
+            "Octets that a stream may hold on disk.",
+            ["stream"],  # as above
+            registry=registry,
+        )
+        self.disk_free = Gauge(
+            "mailrelay_disk_free_bytes",
+            "Octets free where the monitor's data folder is.",
+            registry=registry,
+        )
+        self.is_up = Gauge(
+            "mailrelay_queue_up",
+            "1 when the queue answered when last asked, 0 otherwise.",
+            registry=registry,
+        )
+
+    def show(self, backlog: Backlog) -> None:
+        """Take over what was found."""
+        self.is_up.set(0 if backlog.fault else 1)
+        self.disk_free.set(backlog.disk_free_bytes)
+        for name, state in (("in", "new"), ("lane", "deferred")):
+            if name in backlog.levels:
+                self.jobs.labels(state).set(backlog.levels[name].messages)
+        for name, level in backlog.levels.items():
+            self.records.labels(name).set(level.messages)
+            self.bytes.labels(name).set(level.stored_bytes)
+            self.limit_bytes.labels(name).set(max(0, level.max_bytes))
+
+
+class BacklogWatch:
+    """Looks every few seconds; `backlog` is the last look."""
+
+    def __init__(
+        self,
+        connection: QueueConnection,
+        data_dir: Path,
+        *,
+        clock: Clock,
+        metrics: BacklogMetrics,
+    ) -> None:
+        self._connection = connection
+        self._data_dir = data_dir
+        self._clock = clock
+        self._metrics = metrics
+        names = connection.names
+        self._streams = {
+            "in": names.in_stream(),
+            "lane": names.lane_stream,
+            "failed": names.failed_stream,
+            "capture": names.capture_stream,
+            "body": names.body_stream,
+        }
+        self.backlog = Backlog()
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(_INTERVAL_SECONDS)
+
+    async def look(self) -> None:
+        """Look once."""
+        levels, fault = self.backlog.levels, ""
+        try:
+            levels = {name: await self._level(stream) for name, stream in self._streams.items()}
+        except QueueError as error:
+            fault = str(error)
+        disk = shutil.disk_usage(self._data_dir)
+        self.backlog = Backlog(fault, levels, disk.free, disk.total, self._clock())
+        self._metrics.show(self.backlog)
+
+    async def _level(self, stream: str) -> Level:
+        info = await self._connection.api(f"STREAM.INFO.{stream}")
+        state: dict[str, Any] = info["state"]
+        config: dict[str, Any] = info["config"]
+        return Level(
+            int(state["messages"]),
+            int(config.get("max_msgs", 0)),
+            int(state["bytes"]),
+            int(config.get("max_bytes", 0)),
+            config.get("discard") == "old",
+        )
