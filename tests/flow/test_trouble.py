@@ -1,0 +1,142 @@
+"""What clients and mail see while parts of the relay are full, away or told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.relay import Relay, forwarding_to, relay_config, running_relay
+from tests.support.replies import Reply
+from tests.support.scripting import Accept, Stage, Stall
+from tests.support.scripts import fail_at, per_recipient
+from tests.support.smtp_client import SmtpDialogue, Submitted
+from tests.support.upstream import ScriptedUpstream
+from tests.support.wait import wait_until
+
+HELLO = b"Subject: hello\r\n\r\nhi\r\n"
+
+
+async def submit(relay: Relay, *recipients: str) -> Submitted:
+    # Longer than the relay's own limit on storing a message.
+    async with SmtpDialogue.connect("127.0.0.1", relay.smtp_port, limit_seconds=30) as client:
+        await client.expect(220)
+        await client.ehlo()
+        return await client.submit("from@example.org", list(recipients), HELLO)
+
+
+async def test_a_full_queue_answers_452_and_takes_mail_again_afterwards(tmp_path: Path) -> None:
+    options = forwarding_to(0)
+    async with ScriptedUpstream(fail_at(Stage.MAIL, Stall(None))) as upstream:
+        options["forwardPort"] = upstream.port
+        async with running_relay(tmp_path, queueSize=3, workerCount=1, **options) as relay:
+            for _ in range(3):
+                assert (await submit(relay, "a@example.com")).accepted
+            refused = await submit(relay, "a@example.com")
+            assert str(refused.final).startswith("452 4.3.1")
+            # A message of several jobs is taken whole or not at all.
+            several = await submit(relay, *(f"r{number}@example.com" for number in range(45)))
+            assert str(several.final).startswith("452 4.3.1")
+            upstream.script = per_recipient({})
+            upstream.drop_connections()
+            await upstream.wait_received(3, timeout=30)
+            await relay.wait_health(30, queued_emails=0)
+            assert (await submit(relay, "a@example.com")).accepted
+            assert upstream.attempts.keys() == {"a@example.com"}
+
+
+async def test_without_its_queue_the_relay_answers_451_in_bounded_time_and_recovers(
+    tmp_path: Path,
+) -> None:
+    async with running_relay(tmp_path) as relay:
+        assert (await submit(relay, "a@example.com")).accepted
+        nats = relay.kill("nats", signal.SIGSTOP)
+        started = time.monotonic()
+        try:
+            refused = await submit(relay, "a@example.com")
+        finally:
+            psutil.Process(nats).resume()
+        assert str(refused.final).startswith("451 4.3.0")
+        assert time.monotonic() - started < 25
+        assert (await submit(relay, "a@example.com")).accepted
+
+
+async def test_a_queue_that_restarts_meanwhile_is_waited_for(tmp_path: Path) -> None:
+    async with running_relay(tmp_path) as relay:
+        relay.kill("nats")
+        submitted = await submit(relay, "a@example.com")
+        assert submitted.accepted, submitted.final
+        await relay.wait_health(30, total_emails_processed=1, queued_emails=0)
+
+
+async def test_an_unreachable_upstream_defers_and_readiness_does_not_care(tmp_path: Path) -> None:
+    upstream = ScriptedUpstream()
+    async with upstream:
+        await upstream.stop()
+        async with running_relay(tmp_path, **forwarding_to(upstream.port)) as relay:
+            await submit(relay, "a@example.com")
+            await wait_until(
+                lambda: bool(relay.log_lines("mail.deferred")), 10, "the mail is deferred"
+            )
+            assert relay.log_lines("mail.deferred")[0]["reply"].startswith("451 4.4.1")
+            assert (await relay.get("/readyz")).status_code == 200
+            await upstream.start()
+            await upstream.wait_received(1, timeout=30)
+
+
+async def test_a_changed_retry_schedule_strands_no_deferred_mail(tmp_path: Path) -> None:
+    later = {"initialIntervalSeconds": 20, "maxIntervalSeconds": 20}
+    sooner = {"initialIntervalSeconds": 1, "maxIntervalSeconds": 1, "multiplier": 1}
+    script = per_recipient({"slow@example.com": [Reply(450, "4.2.0 later")] * 2 + [Accept()]})
+    async with ScriptedUpstream(script) as upstream:
+        relay = Relay(tmp_path, relay_config(retry=later, **forwarding_to(upstream.port)))
+        await relay.start()
+        await submit(relay, "slow@example.com")
+        await wait_until(lambda: bool(relay.log_lines("mail.deferred")), 10, "it is deferred")
+        assert await relay.stop() == 0
+        relay.config["retry"] = sooner
+        await relay.start()
+        await upstream.wait_received(1, timeout=50)
+        assert await relay.stop() == 0
+        assert upstream.attempts == {"slow@example.com": 3}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stop_under_load_loses_nothing_and_leaves_no_process(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    accepted: list[str] = []
+    async with (
+        ScriptedUpstream() as upstream,
+        running_relay(tmp_path, **forwarding_to(upstream.port)) as relay,
+    ):
+        children = psutil.Process(relay.pid("supervisor")).children(recursive=True)
+
+        async def keep_submitting(session: int) -> None:
+            count = 0
+            while True:
+                try:
+                    submitted = await submit(relay, f"s{session}n{count}@example.com")
+                except (AssertionError, OSError):
+                    return
+                if submitted.accepted:
+                    accepted.append(f"s{session}n{count}@example.com")
+                count += 1
+
+        sessions = [asyncio.create_task(keep_submitting(session)) for session in range(8)]
+        await wait_until(lambda: len(accepted) > 50, 20, "mail flows")
+        assert relay.process is not None
+        relay.process.send_signal(number)
+        assert await asyncio.wait_for(relay.process.wait(), 40) == 0
+        await asyncio.gather(*sessions)
+        assert not [child for child in children if child.is_running()]
+        assert "Traceback" not in relay.log_text
+        await relay.start()
+        await relay.wait_health(30, queued_emails=0)
+        taken = [address for delivery in upstream.received for address in delivery.rcpt_tos]
+        assert set(accepted) <= set(taken)
+        assert len(taken) == len(set(taken)), "an orderly stop repeats nothing"
