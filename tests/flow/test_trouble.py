@@ -140,3 +140,32 @@ async def test_a_stop_under_load_loses_nothing_and_leaves_no_process(
         taken = [address for delivery in upstream.received for address in delivery.rcpt_tos]
         assert set(accepted) <= set(taken)
         assert len(taken) == len(set(taken)), "an orderly stop repeats nothing"
+
+
+async def test_a_full_capture_store_ends_in_452_and_degraded_health(tmp_path: Path) -> None:
+    capture = {"maxMessages": 3}
+    async with running_relay(tmp_path, capture=capture, queueSize=2, workerCount=1) as relay:
+        for _ in range(5):
+
+            async def is_taken() -> bool:
+                return (await submit(relay, "a@example.com")).accepted
+
+            # Three are captured, as fast as the sender is; two more wait in the queue.
+            await wait_until(is_taken, 10, "the mail is taken")
+        refused = await submit(relay, "a@example.com")
+        assert str(refused.final).startswith("452 4.3.1")
+
+        async def is_degraded() -> bool:
+            answer = (await relay.get("/health")).json()
+            return answer["status"] == "degraded" and "capture" in str(answer["reasons"])
+
+        await wait_until(is_degraded, 15, "health says that the capture store is full")
+
+
+async def test_in_development_the_oldest_captured_mail_goes_first(tmp_path: Path) -> None:
+    capture = {"maxMessages": 3, "whenFull": "dropOldest"}
+    async with running_relay(tmp_path, capture=capture) as relay:
+        for _ in range(8):
+            assert (await submit(relay, "a@example.com")).accepted
+        await relay.wait_health(queued_emails=0, total_emails_processed=8)
+        assert (await relay.get("/health")).json()["status"] == "ok"

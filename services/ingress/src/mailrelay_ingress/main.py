@@ -13,7 +13,6 @@ from prometheus_client import Counter
 
 from mailrelay.config.load import ConfigError
 from mailrelay.config.model import RelayConfig
-from mailrelay.service import ServiceSettings, service_settings
 from mailrelay.queue.connection import open_connection
 from mailrelay.queue.events import EventWriter
 from mailrelay.queue.publish import Publisher
@@ -21,6 +20,7 @@ from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Li
 from mailrelay.runtime.logging import Logger, configure_logging
 from mailrelay.runtime.probe import start_probe
 from mailrelay.runtime.tracing import tracing_from_environ
+from mailrelay.service import ServiceSettings, service_settings
 from mailrelay_ingress.authentication import Authenticator
 from mailrelay_ingress.enqueue import Enqueuer
 from mailrelay_ingress.listener import Listener, ListenerParts

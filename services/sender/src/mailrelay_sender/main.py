@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from prometheus_client import Counter
 
 from mailrelay.config.load import ConfigError
-from mailrelay.service import ServiceSettings, service_settings
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import open_connection
 from mailrelay.queue.events import EventWriter
@@ -20,6 +19,7 @@ from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Li
 from mailrelay.runtime.logging import Logger, configure_logging
 from mailrelay.runtime.probe import start_probe
 from mailrelay.runtime.tracing import tracing_from_environ
+from mailrelay.service import ServiceSettings, service_settings
 from mailrelay_sender.connection import IDLE_SECONDS, ConnectionPool, UpstreamSettings
 from mailrelay_sender.route import SmartHost, route_of
 from mailrelay_sender.settle import Settler

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import Gauge, Histogram
 
@@ -18,10 +18,10 @@ from mailrelay.runtime.tracing import Tracing
 from mailrelay_sender.attempt import AttemptResult, attempt, capture
 from mailrelay_sender.classify import CAPTURED
 from mailrelay_sender.connection import ConnectionPool
-from mailrelay_sender.follow_up import follow_up
+from mailrelay_sender.follow_up import FollowUp, follow_up
 from mailrelay_sender.route import Route, SmartHost
 from mailrelay_sender.settle import Settler
-from mailrelay_sender.slots import Slots, Work
+from mailrelay_sender.slots import Key, Slots, Work
 
 _in_flight = Gauge("mailrelay_deliveries_in_flight", "Attempts under way.")
 _attempt_seconds = Histogram(
@@ -31,6 +31,7 @@ _attempt_seconds = Histogram(
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30, 120, 600),
 )
 _FAULT_PAUSE_SECONDS = 5.0
+MAX_UNSETTLED = 1000
 
 
 def schedule_of(retry: Retry) -> RetrySchedule:
@@ -58,6 +59,7 @@ class WorkParts:
     tracing: Tracing
     log: Logger
     clock: Clock
+    unsettled: dict[Key, tuple[FollowUp, float]] = field(default_factory=dict)
 
 
 async def work_slot(parts: WorkParts) -> None:
@@ -84,6 +86,24 @@ async def _work_on(parts: WorkParts, work: Work) -> None:
 
 
 async def _try_and_settle(parts: WorkParts, work: Work, job: Job) -> None:
+    tried = parts.unsettled.pop(work.key, None)
+    if tried is None:
+        tried = await _tried(parts, job)
+    rest, duration = tried
+    try:
+        await parts.settler.settle(
+            work.claim, job, rest, route=parts.route.name, duration_seconds=duration
+        )
+    except Exception:
+        # It comes back: then it is settled from memory, never attempted again (queue rule 4).
+        parts.unsettled[work.key] = tried
+        if len(parts.unsettled) > MAX_UNSETTLED:
+            del parts.unsettled[next(iter(parts.unsettled))]
+        raise
+
+
+async def _tried(parts: WorkParts, job: Job) -> tuple[FollowUp, float]:
+    """Attempt the job; return what remains of it, and the seconds it took."""
     span = parts.tracing.start("mailrelay attempt", job.traceparent)
     started = time.monotonic()
     with _in_flight.track_inprogress():
@@ -113,9 +133,7 @@ async def _try_and_settle(parts: WorkParts, work: Work, job: Job) -> None:
         },
         error=str(worst.reply) if worst else "",
     )
-    await parts.settler.settle(
-        work.claim, job, rest, route=parts.route.name, duration_seconds=duration
-    )
+    return rest, duration
 
 
 async def _try(parts: WorkParts, job: Job) -> AttemptResult:
