@@ -1,0 +1,124 @@
+"""The listening sockets, opened by the supervisor once.
+
+They outlive the process that accepts on them: while an ingress is restarted, clients wait in the
+backlog instead of being refused. Opened before anything is started, so that a port that is taken
+is told at once and nothing stands half started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import random
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mailrelay_cli.errors import BadInputError
+
+_BACKLOG = 1024
+_POLL_SECONDS = 0.05
+# Below Linux's ephemeral ports (32768 and up), so that no client socket takes one meanwhile.
+_OWN_PORTS = range(24_000, 28_000)
+_NO_SUCH_FAMILY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """What to listen on, and which options say so."""
+
+    kind: str  # SMTP or HTTP
+    host: str
+    port: int
+    port_key: str  # the option to change when the port is taken
+
+
+def open_listeners(listener: Listener, patience_seconds: float = 0.0) -> list[socket.socket]:
+    """Listen on each address of a host.
+
+    `patience_seconds` is for a port whose last user was killed a moment ago. Raises BadInputError.
+    """
+    optional = listener.host == "localhost"  # IPv6 may be switched off
+    sockets = []
+    for family, address in _addresses(listener):
+        deadline = time.monotonic() + patience_seconds
+        while True:
+            try:
+                sockets.append(_listen(family, address, listener.port))
+                break
+            except OSError as error:
+                if optional and family == socket.AF_INET6 and error.errno in _NO_SUCH_FAMILY:
+                    break
+                if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+                    for opened in sockets:
+                        opened.close()
+                    raise BadInputError(_fault(listener, address, error)) from error
+                time.sleep(_POLL_SECONDS)
+    return sockets
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports on 127.0.0.1 that nobody uses."""
+    found: list[int] = []
+    for port in random.sample(_OWN_PORTS, len(_OWN_PORTS)):
+        if len(found) == count:
+            break
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+    if len(found) < count:
+        raise BadInputError(
+            f"no free port between {_OWN_PORTS.start} and {_OWN_PORTS.stop - 1} on 127.0.0.1"
+        )
+    return found
+
+
+def shown(sockets: Iterable[socket.socket]) -> list[str]:
+    """Return the addresses as people write them."""
+    return [_shown(*each.getsockname()[:2]) for each in sockets]
+
+
+def _addresses(listener: Listener) -> list[tuple[socket.AddressFamily, str]]:
+    if listener.host == "localhost":
+        return [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+    with contextlib.suppress(ValueError):
+        literal = ipaddress.ip_address(listener.host)
+        family = socket.AF_INET if literal.version == 4 else socket.AF_INET6  # noqa: PLR2004
+        return [(family, listener.host)]
+    try:
+        found = socket.getaddrinfo(listener.host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise BadInputError(f"smtpHost: {listener.host!r} has no address: {error}") from error
+    unique = dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found)
+    return list(unique)
+
+
+def _listen(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        opened.bind((address, port))
+        opened.listen(_BACKLOG)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _fault(listener: Listener, address: str, error: OSError) -> str:
+    where = f"port {_shown(address, listener.port)} ({listener.kind})"
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is taken: stop what uses it or set {listener.port_key}"
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return f"{where} is not permitted to this user: set {listener.port_key} to 1024 or more"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{where}: {address} is no address of this machine: set smtpHost"
+    return f"{where} cannot be opened: {error.strerror}"
+
+
+def _shown(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,158 @@
+"""The commands and their options; what goes wrong becomes lines and an exit code here.
+
+Exit codes: 0 done, 1 it could not be done, 2 what was asked for is wrong (one line a fault).
+"""
+
+import asyncio
+import importlib.metadata
+import signal
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import Abort, TyperException
+
+from mailrelay.queue.connection import ConnectionSettings
+from mailrelay.queue.errors import QueueError, StreamMismatchError
+from mailrelay.queue.names import Names
+from mailrelay.queue.rights import Role
+from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK
+from mailrelay.runtime.logging import configure_logging
+from mailrelay_cli.console import complain, say
+from mailrelay_cli.errors import BadInputError
+from mailrelay_cli.nats_config import MINIMUM_STORE_BYTES
+from mailrelay_cli.queue_step import ensure_queue, queue_limits
+from mailrelay_cli.run import RunOptions, checked_config, not_yet, run_relay
+from mailrelay_cli.send import SendOptions, send
+
+app = typer.Typer(
+    name="mailrelay",
+    help="An outbound mail relay.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+queue_app = typer.Typer(help="The queue at NATS.")
+config_app = typer.Typer(help="The relay's configuration.")
+app.add_typer(queue_app, name="queue")
+app.add_typer(config_app, name="config")
+
+_ENSURE_SECONDS = 60.0  # a cluster may still be electing its leaders
+
+
+class LogFormat(Enum):
+    """How log lines look."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", help="Configuration file; without one development defaults hold."),
+]
+DataDirOption = Annotated[Path, typer.Option("--data-dir", help="Where the relay keeps its data.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        say(context.get_help())
+
+
+@app.command("run")
+def run_command(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = Path("data"),
+    log_format: Annotated[LogFormat, typer.Option(help="How log lines look.")] = LogFormat.JSON,
+) -> int:
+    """Run a whole relay on this machine, in the foreground."""
+    return run_relay(RunOptions(config, data_dir, log_format.value))
+
+
+@app.command("send")
+def send_command(
+    to: Annotated[list[str] | None, typer.Option(help="Recipient; may be repeated.")] = None,
+    sender: Annotated[str | None, typer.Option("--from", help="Sender.")] = None,
+    subject: Annotated[str, typer.Option(help="Subject.")] = "MailRelay test",
+    config: ConfigOption = None,
+    data_dir: DataDirOption = Path("data"),
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait in all.")] = 30.0,
+) -> int:
+    """Hand a test message to the running relay and tell what became of it."""
+    return send(SendOptions(to or [], sender, subject, config, data_dir, timeout))
+
+
+@queue_app.command("ensure")
+def ensure_command(
+    nats: Annotated[str, typer.Option(help="Where NATS is: nats://host:port.")],
+    seed_file: Annotated[Path, typer.Option(help="The admin's NKey seed.")],
+    store_bytes: Annotated[int, typer.Option(min=MINIMUM_STORE_BYTES, help="The queue's space.")],
+    prefix: Annotated[
+        str | None, typer.Option(help="First part of all names; default: the configuration's.")
+    ] = None,
+    config: ConfigOption = None,
+    replicas: Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream.")] = 1,
+) -> int:
+    """Make the queue's streams what this version needs, and print what changed."""
+    relay = checked_config(config)
+    try:
+        names = Names(prefix if prefix is not None else relay.queue.prefix)
+    except ValueError as error:
+        raise BadInputError(f"--prefix: {error}") from error
+    if not seed_file.is_file():
+        raise BadInputError(f"--seed-file: {seed_file} is not a file")
+    settings = ConnectionSettings(nats, Role.ADMIN.value, seed_file, names.prefix)
+    limits = queue_limits(relay, store_bytes, replicas)
+    log = configure_logging("queue", "text")
+    try:
+        changes = asyncio.run(ensure_queue(settings, limits, log, _ENSURE_SECONDS))
+    except (QueueError, StreamMismatchError) as error:
+        complain(str(error))
+        return EXIT_FAILED
+    say(*(changes or ["nothing to change"]))
+    return EXIT_OK
+
+
+@config_app.command("check")
+def check_command(
+    file: Annotated[Path, typer.Argument(help="Configuration file.", show_default=False)],
+) -> int:
+    """Say what is wrong with a configuration, or ok."""
+    for name in not_yet(checked_config(file)):
+        complain(f"warning: {name} is set and has no effect yet")
+    say("ok")
+    return EXIT_OK
+
+
+@app.command("version")
+def version_command() -> int:
+    """Print the version."""
+    say(importlib.metadata.version("mailrelay-cli"))
+    return EXIT_OK
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
+    try:
+        code = app(standalone_mode=False)
+    except TyperException as error:  # unknown options and commands, wrong values
+        words = " ".join(error.format_message().replace("Value error, ", "").split())
+        complain(f"mailrelay: {words}")
+        return EXIT_BAD_INPUT
+    except BadInputError as error:
+        complain(*error.faults)
+        return EXIT_BAD_INPUT
+    except Abort:
+        return 128 + signal.SIGINT
+    return code if isinstance(code, int) else EXIT_OK
+
+
+if __name__ == "__main__":
+    main()
