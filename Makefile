@@ -21,7 +21,7 @@ PROJECTS := $(addsuffix /pyproject.toml,$(MEMBERS))
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo
-	@echo '  ARGS="..." passes arguments on: make run ARGS="--help", make test ARGS="-k address -n 2"'
+	@echo '  ARGS="..." passes arguments on: make run ARGS="--help", make test ARGS="-k address -n 0"'
 	@echo '  PYTHON=python3.13 chooses the Python that .venv is made with'
 
 .PHONY: run
@@ -30,7 +30,7 @@ run: $(STAMP) ## Run the relay on this machine, with a nats-server of its own
 
 .PHONY: test
 test: nats-server ## Run the tests that need only Python and the network
-	$(BIN)/pytest tests -m "not peers and not chaos" $(ARGS)
+	$(BIN)/pytest tests -m "not peers and not chaos" -n 2 $(ARGS)
 
 .PHONY: test-peers
 test-peers: nats-server ## Run the tests against other mail servers (needs Postfix)
@@ -52,6 +52,10 @@ format: $(STAMP) ## Format the code, and mend what ruff can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+.PHONY: docs
+docs: $(STAMP) ## Write docs/reference from the code
+	$(BIN)/python -m tools.reference
 
 # Hashes, but no index: the locks are the same whichever mirror they were made with.
 COMPILE = $(with_pip_settings) $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \

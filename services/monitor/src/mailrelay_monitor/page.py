@@ -15,6 +15,7 @@ _STYLE = (
     "body{font:15px/1.4 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}"
     "table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.25rem .6rem;"
     "border-bottom:1px solid #ccc;vertical-align:top;overflow-wrap:anywhere}"
+    "td:nth-child(1),td:nth-child(2),td:nth-child(5){white-space:nowrap}"
     "dl{display:flex;flex-wrap:wrap;gap:1.5rem}dt{color:#555}dd{margin:0;font-size:1.4rem}"
 )
 # Nothing is loaded and nothing runs; the style stands in the page.
