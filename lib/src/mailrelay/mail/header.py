@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from email.utils import formatdate
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from functools import lru_cache
 
 from mailrelay.mail.address import is_helo_name
@@ -119,4 +120,4 @@ def address_literal(address: str) -> str:
 @lru_cache(maxsize=2)
 def date_text(now_seconds: int) -> str:
     """Return the RFC 5322 date of a second, cached: many messages share one."""
-    return formatdate(now_seconds, localtime=False)
+    return format_datetime(datetime.fromtimestamp(now_seconds, UTC))

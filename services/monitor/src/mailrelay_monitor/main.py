@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from mailrelay.config.load import ConfigError
-from mailrelay.service import ServiceSettings, service_settings
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection, open_connection
 from mailrelay.queue.errors import QueueError
@@ -27,6 +26,7 @@ from mailrelay.runtime.lifecycle import (
 )
 from mailrelay.runtime.logging import Logger, configure_logging
 from mailrelay.runtime.probe import Probe
+from mailrelay.service import ServiceSettings, service_settings
 from mailrelay_monitor.backlog import BacklogMetrics, BacklogWatch
 from mailrelay_monitor.bodies import BodyCleaner, BodyMetrics
 from mailrelay_monitor.checkpoint import Checkpoint

@@ -86,18 +86,18 @@ async def _with_connection(trial: _Trial, pool: ConnectionPool, pieces: Pieces) 
     content = pieces(trial.job)
     first = await anext(content)  # before the server is bothered: the content must be readable
     connection = await pool.get()
-    if connection.messages:
-        # A kept connection may be closed by now, or be told so as the answer to MAIL; nothing
-        # was taken then, so one try on a fresh one is safe.
-        reply = await _mail_on_kept(trial, connection, first)
-        if reply is None:
-            connection.abort()
-            connection = await pool.get(fresh=True)
-            reply = await _mail(trial, connection, first)
-    else:
-        reply = await _mail(trial, connection, first)
     finished = False
     try:
+        reply = None
+        if connection.messages:
+            # A kept connection may be closed by now, or be told so as the answer to MAIL; nothing
+            # was taken then, so one try on a fresh one is safe.
+            reply = await _mail_on_kept(trial, connection, first)
+            if reply is None:
+                connection.abort()
+                connection = await pool.get(fresh=True)
+        if reply is None:
+            reply = await _mail(trial, connection, first)
         trial.result.tls = connection.tls
         finished = await _transaction(trial, connection, reply, _all(first, content))
     finally:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 import aiosmtplib
-from aiosmtplib.errors import SMTPAuthenticationError, SMTPException, SMTPNotSupported
+from aiosmtplib.errors import SMTPException, SMTPServerDisconnected, SMTPTimeoutError
 
 from mailrelay.config.load import ConfigError
 from mailrelay.config.model import RelayConfig
@@ -111,13 +111,13 @@ class HopConnection:
             raise LostError(connection_lost(self._next_hop, "closed"))
         # uvloop's transports do what asyncio.Transport does, without being one.
         writable = cast("asyncio.Transport", transport)
-        writer = asyncio.StreamWriter(writable, protocol, None, asyncio.get_running_loop())
         try:
             async for piece in pieces:
                 view = memoryview(piece)
                 for start in range(0, len(view), _WRITE_BYTES):
-                    writer.write(view[start : start + _WRITE_BYTES])
-                    await writer.drain()
+                    writable.write(view[start : start + _WRITE_BYTES])
+                    # No StreamWriter: it closes the connection when it is thrown away.
+                    await protocol._drain_helper()  # noqa: SLF001
         except (ConnectionError, OSError) as error:
             raise LostError(connection_lost(self._next_hop, _why(error))) from error
         return await self.command(b".")
@@ -216,7 +216,9 @@ class ConnectionPool:
             raise ConnectError(tls_failed(self._hop.next_hop, why))
         try:
             await client.login(self._settings.username, self._settings.password)
-        except (SMTPAuthenticationError, SMTPNotSupported) as error:
+        except (SMTPServerDisconnected, SMTPTimeoutError):
+            raise
+        except SMTPException as error:  # refused, or AUTH or our mechanisms not offered
             raise ConnectError(auth_failed(self._hop.next_hop, _why(error))) from error
 
 

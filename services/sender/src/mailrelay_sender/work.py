@@ -1,4 +1,4 @@
-"""One slot's life: take a claimed record, try it, settle it, again and again."""
+"""One slot's life: take a claimed record, try it, have it settled, again and again."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mailrelay.mail.retry import RetrySchedule
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.tasks import BoundedTasks
 from mailrelay.runtime.tracing import Tracing
 from mailrelay_sender.attempt import AttemptResult, attempt, capture
 from mailrelay_sender.classify import CAPTURED
@@ -32,6 +33,10 @@ _attempt_seconds = Histogram(
 )
 _FAULT_PAUSE_SECONDS = 5.0
 MAX_UNSETTLED = 1000
+# Enough to keep the queue's group commits full; after a crash these jobs are repeated at most.
+MAX_SETTLING = 32
+
+Tried = tuple[FollowUp, float]  # what remains of a job, and the seconds the attempt took
 
 
 def schedule_of(retry: Retry) -> RetrySchedule:
@@ -59,50 +64,70 @@ class WorkParts:
     tracing: Tracing
     log: Logger
     clock: Clock
-    unsettled: dict[Key, tuple[FollowUp, float]] = field(default_factory=dict)
+    unsettled: dict[Key, Tried] = field(default_factory=dict)
+    settling: BoundedTasks = field(default_factory=lambda: BoundedTasks(MAX_SETTLING))
 
 
 async def work_slot(parts: WorkParts) -> None:
-    """Work until cancelled. A claim that is not settled then comes back after `ack_wait`."""
+    """Work until cancelled. A claim that is not settled then comes back after `ack_wait`.
+
+    A slot is one delivery at a time. Settling waits for the queue's disk and not for the next
+    hop, so it goes on beside the slot's next delivery, within `MAX_SETTLING`.
+    """
     while True:
         work = await parts.slots.next_work()
         try:
-            await _work_on(parts, work)
-        except Exception:
-            # Outside the attempt our own code failed: the record is neither lost nor hot.
-            parts.log.exception("sender.fault", id=work.jobs[0].submission)
-            await parts.slots.give_back(work, _FAULT_PAUSE_SECONDS)
+            tried = await _deliver(parts, work)
+        except Exception as error:  # noqa: BLE001 — a bug must not end the slot
+            await _set_aside(parts, work, error)
+            continue
+        await parts.settling.start(_finish(parts, work, tried))
 
 
-async def _work_on(parts: WorkParts, work: Work) -> None:
+async def _deliver(parts: WorkParts, work: Work) -> Tried | None:
+    """Attempt a record's job; None when there is nothing to attempt."""
     job = work.jobs[0]
     if len(work.jobs) > 1:
-        await parts.settler.unbundle(work.claim, work.jobs)
-    elif job.resend_of and not await parts.settler.is_current_resend(job):
-        await parts.settler.drop_stale_resend(work.claim, job)
-    else:
-        await _try_and_settle(parts, work, job)
-    parts.slots.finished(work)
+        return None
+    if job.resend_of and not await parts.settler.is_current_resend(job):
+        return None
+    return parts.unsettled.pop(work.key, None) or await _tried(parts, job)
 
 
-async def _try_and_settle(parts: WorkParts, work: Work, job: Job) -> None:
-    tried = parts.unsettled.pop(work.key, None)
-    if tried is None:
-        tried = await _tried(parts, job)
-    rest, duration = tried
+async def _finish(parts: WorkParts, work: Work, tried: Tried | None) -> None:
     try:
+        await _settle(parts, work, tried)
+    except Exception as error:  # noqa: BLE001 — a bug must not lose the outcomes
+        if tried is not None:
+            # It comes back: then it is settled from memory, never attempted again (rule 4).
+            parts.unsettled[work.key] = tried
+            if len(parts.unsettled) > MAX_UNSETTLED:
+                del parts.unsettled[next(iter(parts.unsettled))]
+        await _set_aside(parts, work, error)
+    else:
+        parts.slots.finished(work)
+
+
+async def _settle(parts: WorkParts, work: Work, tried: Tried | None) -> None:
+    job = work.jobs[0]
+    if tried is not None:
+        rest, duration = tried
         await parts.settler.settle(
             work.claim, job, rest, route=parts.route.name, duration_seconds=duration
         )
-    except Exception:
-        # It comes back: then it is settled from memory, never attempted again (queue rule 4).
-        parts.unsettled[work.key] = tried
-        if len(parts.unsettled) > MAX_UNSETTLED:
-            del parts.unsettled[next(iter(parts.unsettled))]
-        raise
+    elif len(work.jobs) > 1:
+        await parts.settler.unbundle(work.claim, work.jobs)
+    else:
+        await parts.settler.drop_stale_resend(work.claim, job)
 
 
-async def _tried(parts: WorkParts, job: Job) -> tuple[FollowUp, float]:
+async def _set_aside(parts: WorkParts, work: Work, error: Exception) -> None:
+    """Give a record back on which our own code failed: it is neither lost nor hot."""
+    parts.log.error("sender.fault", id=work.jobs[0].submission, exc_info=error)
+    await parts.slots.give_back(work, _FAULT_PAUSE_SECONDS)
+
+
+async def _tried(parts: WorkParts, job: Job) -> Tried:
     """Attempt the job; return what remains of it, and the seconds it took."""
     span = parts.tracing.start("mailrelay attempt", job.traceparent)
     started = time.monotonic()
