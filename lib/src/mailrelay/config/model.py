@@ -103,7 +103,8 @@ class Capture(_Section):
     )
     when_full: Literal["refuse", "dropOldest"] = Field(
         default="refuse",
-        description="At the limit: take no more mail (452), or let the oldest go.",
+        description="At the limit: keep what comes in the queue, which then answers 452 when it is "
+        "full too; or let the oldest go.",
     )
 
 

@@ -163,10 +163,10 @@ class PullLoop:
             self.pause(_RETRY_SECONDS)
 
     async def _wait(self, seconds: float | None) -> None:
-        try:
-            await asyncio.wait_for(self._wake.wait(), seconds)
-        except TimeoutError:
-            return
+        # No wait_for: on Python 3.11 it swallows a cancellation that meets a wake.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
 
     async def _receive(self, message: Msg) -> None:
         if message.reply:  # a record: it comes under its own subject, its reply is how to ack it

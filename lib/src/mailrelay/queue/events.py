@@ -19,12 +19,15 @@ from dataclasses import dataclass
 
 import msgspec
 from nats.aio.msg import Msg
+from prometheus_client import Counter
 
 from mailrelay.mail.event import Accepted, Attempted, Event
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError, QueueUnavailableError
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.wire import RecordError, decode_events, encode_events
+
+events_dropped = Counter("mailrelay_events_dropped_total", "Events that could not be told.")
 
 WAIT_SECONDS = 1.0
 _MAX_PER_RECORD = 200

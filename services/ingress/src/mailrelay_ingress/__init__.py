@@ -8,4 +8,5 @@
 6. `accept` makes a submission of them: queue id, trace fields on top, jobs.
 7. `enqueue` stores it, and turns what the queue says into the client's reply.
 8. `replies` has every reply in one place; `memory` bounds what content may occupy.
+9. `main` puts the process together.
 """

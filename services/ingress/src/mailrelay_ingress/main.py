@@ -9,12 +9,11 @@ import ssl
 import sys
 from collections.abc import Mapping
 
-from prometheus_client import Counter
-
 from mailrelay.config.load import ConfigError
 from mailrelay.config.model import RelayConfig
 from mailrelay.queue.connection import open_connection
-from mailrelay.queue.events import EventWriter
+from mailrelay.queue.errors import QueueError
+from mailrelay.queue.events import EventWriter, events_dropped
 from mailrelay.queue.publish import Publisher
 from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Life, run_service
 from mailrelay.runtime.logging import Logger, configure_logging
@@ -29,8 +28,6 @@ from mailrelay_ingress.policy import Policy
 
 GRACE_SECONDS = 8.0  # for each DATA under way when told to stop
 _EVENTS_SECONDS = 1.0
-
-_event_gap = Counter("mailrelay_events_dropped_total", "Events that could not be told.")
 
 
 def main(environ: Mapping[str, str]) -> int:
@@ -54,9 +51,13 @@ async def _serve(
     environ: Mapping[str, str],
 ) -> int:
     config = settings.config
-    connection = await open_connection(settings.queue, log)
+    try:
+        connection = await open_connection(settings.queue, log)
+    except QueueError as error:
+        log.critical("queue.refused_us", error=str(error))
+        return EXIT_FAILED
     tracing = tracing_from_environ("ingress", environ)
-    events = EventWriter(connection, Publisher(connection), _event_gap.inc)
+    events = EventWriter(connection, Publisher(connection), events_dropped.inc)
     listener = Listener(
         ListenerParts(
             policy=Policy(config),

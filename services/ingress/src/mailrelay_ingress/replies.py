@@ -33,7 +33,6 @@ UNKNOWN_PARAMETER = Reply(555, "5.5.4", "MAIL or RCPT parameter not recognized")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients, send the rest separately")
 
 AUTH_REQUIRED = Reply(530, "5.7.0", "Authentication required")
-AUTH_INVALID = Reply(535, "5.7.8", "Authentication credentials invalid")
 CLIENT_DENIED = Reply(554, "5.7.1", "Client host denied: this relay serves local clients only")
 TOO_MANY_CONNECTIONS = Reply(421, "4.7.0", "Too many connections, try again later")
 SHUTTING_DOWN = Reply(421, "4.3.2", "Service shutting down, try again later")

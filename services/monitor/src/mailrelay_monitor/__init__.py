@@ -1,8 +1,9 @@
 """The monitor: what became of all mail, told over HTTP. Mail flows on without it.
 
 1. `collect` reads what ingress and senders told, in order, and hands it to
-2. `index`, one row a submission and recipient in SQLite, which counts
-3. `totals` in the same transaction (what each number means stands there); `index_thread` keeps
+2. `index`, one row a submission and recipient in SQLite (`index_file`); `progress` says what an
+   event changes there, and what that adds to
+3. `totals`, in the same transaction (what each number means stands there); `index_thread` keeps
    the event loop free of it.
 4. `checkpoint` keeps the totals at NATS too, for the day on which the index file is lost.
 5. `backlog` asks what the streams hold and how much disk is left.

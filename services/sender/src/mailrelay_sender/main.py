@@ -7,12 +7,11 @@ import socket
 import sys
 from collections.abc import Mapping
 
-from prometheus_client import Counter
-
 from mailrelay.config.load import ConfigError
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import open_connection
-from mailrelay.queue.events import EventWriter
+from mailrelay.queue.errors import QueueError
+from mailrelay.queue.events import EventWriter, events_dropped
 from mailrelay.queue.publish import Publisher
 from mailrelay.runtime.clock import system_clock
 from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Life, run_service
@@ -28,8 +27,6 @@ from mailrelay_sender.work import WorkParts, schedule_of, work_slot
 
 GRACE_SECONDS = 10.0  # for the attempts under way when told to stop
 _EVENTS_SECONDS = 1.0
-
-_event_gap = Counter("mailrelay_events_dropped_total", "Events that could not be told.")
 
 
 def main(environ: Mapping[str, str]) -> int:
@@ -54,10 +51,14 @@ async def _deliver(
     environ: Mapping[str, str],
 ) -> int:
     config = settings.config
-    connection = await open_connection(settings.queue, log)
+    try:
+        connection = await open_connection(settings.queue, log)
+    except QueueError as error:
+        log.critical("queue.refused_us", error=str(error))
+        return EXIT_FAILED
     tracing = tracing_from_environ("sender", environ)
     publisher = Publisher(connection)
-    events = EventWriter(connection, publisher, _event_gap.inc)
+    events = EventWriter(connection, publisher, events_dropped.inc)
     bodies = BodyStore(connection, publisher)
     settler = Settler(connection, events, bodies, log, system_clock)
     slots = Slots(

@@ -15,7 +15,7 @@ from prometheus_client import Counter, Histogram
 
 from mailrelay.mail.disposition import Disposition, Outcome
 from mailrelay.mail.event import Attempted, Summary
-from mailrelay.mail.job import CaptureRecord, FailedRecord, Job
+from mailrelay.mail.job import Body, CaptureRecord, FailedRecord, Job
 from mailrelay.queue.bodies import MAX_COPIED_BYTES, BodyStore
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import Claim
@@ -31,6 +31,7 @@ from mailrelay_sender.follow_up import FollowUp, message_id
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
+REWRITE_BODY_SECONDS = 30 * 60  # half of what the monitor gives a body that nobody names
 
 _recipients = Counter(
     "mailrelay_recipients_total",
@@ -117,13 +118,7 @@ class Settler:
         again = rest.deferred is not None or bool(rest.failed)
         if job.body is not None or not again or len(job.content) <= MAX_COPIED_BYTES:
             return rest
-        bodies = []
-
-        async def store() -> None:
-            bodies.append(await self._bodies.store_content(job.submission, job.content))
-
-        await self._until_done("store", job, store)
-        body = bodies[-1]
+        body = await self._store_body(job)
         deferred = replace(rest.deferred, content=b"", body=body) if rest.deferred else None
         failed = tuple(
             replace(record, job=replace(record.job, content=b"", body=body))
@@ -131,18 +126,52 @@ class Settler:
         )
         return replace(rest, deferred=deferred, failed=failed)
 
+    async def _store_body(self, job: Job) -> Body:
+        bodies = []
+
+        async def store() -> None:
+            bodies.append(await self._bodies.store_content(job.submission, job.content))
+
+        await self._until_done("store", job, store)
+        return bodies[-1]
+
+    def _keeps_body(
+        self, job: Job, body: Body | None, step: Callable[[], Awaitable[None]]
+    ) -> Callable[[], Awaitable[None]]:
+        """Let a follow-up that names a new body write it anew when it is held up for long.
+
+        No record names that body before the follow-up is stored, so the monitor may sweep it
+        after an hour (queue rule 10).
+        """
+        if body is None or not job.content:
+            return step
+        written_at = self._clock()
+
+        async def keep() -> None:
+            nonlocal written_at
+            if self._clock() - written_at >= REWRITE_BODY_SECONDS:
+                await self._bodies.store_content(job.submission, job.content)
+                written_at = self._clock()
+            await step()
+
+        return keep
+
     async def _store_deferred(self, job: Job, deferred: Job) -> None:
-        await self._store_in_lane(deferred, message_id(job, "deferred", deferred.recipients))
+        record = self._lane_record(deferred, message_id(job, "deferred", deferred.recipients))
+        await self._store(job, record, deferred.body)
 
     async def _store_in_lane(self, job: Job, name: str) -> None:
+        await self._store(job, self._lane_record(job, name))
+
+    def _lane_record(self, job: Job, name: str) -> Record:
         lane = lane_for(job.due - self._clock())
         subject = self._names.lane_subject(lane, job.submission if job.body else None)
-        record = Record(subject, encode_jobs([job]), name)
-        await self._store(job, record)
+        return Record(subject, encode_jobs([job]), name)
 
     async def _store_failed(self, job: Job, record: FailedRecord) -> None:
         name = message_id(job, record.disposition.value, record.job.recipients)
-        await self._until_done("store", job, lambda: self._failed.store(record, name))
+        step = self._keeps_body(job, record.job.body, lambda: self._failed.store(record, name))
+        await self._until_done("store", job, step)
 
     async def _store_captured(self, job: Job) -> None:
         record = CaptureRecord(job, self._clock())
@@ -150,11 +179,11 @@ class Settler:
         name = message_id(job, "captured", job.recipients)
         await self._store(job, Record(subject, encode_capture(record), name))
 
-    async def _store(self, job: Job, record: Record) -> None:
+    async def _store(self, job: Job, record: Record, body: Body | None = None) -> None:
         async def store() -> None:
             await self._publisher.store(record)
 
-        await self._until_done("store", job, store)
+        await self._until_done("store", job, self._keeps_body(job, body, store))
 
     async def _until_done(self, what: str, job: Job, step: Callable[[], Awaitable[None]]) -> None:
         """Repeat a step until the queue has confirmed it; the claim is held meanwhile."""

@@ -1,0 +1,135 @@
+"""docs/reference/config.md: every option of `mailrelay.config.model`."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import annotated_types
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from mailrelay.config.load import Option, options
+from mailrelay.config.model import DEVELOPMENT_DEFAULTS, RelayConfig
+from tools.reference.markdown import code, table
+
+_INTRODUCTION = """\
+# Configuration
+
+`config.json` is a JSON object with the keys below; `//` and `/* */` comments are allowed, unknown
+keys are not. `mailrelay run --config FILE` reads it, `mailrelay config check FILE` only says what
+is wrong with it. An environment variable that is set goes before the file, the file before the
+default.
+
+Without `--config` the development defaults hold: the default in brackets where one is given.
+Some options are taken and have no effect yet: the README lists them, and `mailrelay run` warns.
+"""
+_TYPES: dict[object, str] = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "string",
+    SecretStr: "string, secret",
+    Path: "path",
+}
+# Each breaks one rule that concerns more than one option; the text is the relay's own.
+_OPEN: dict[str, Any] = {"security": {"requireAuth": False}}
+_BROKEN: tuple[dict[str, Any], ...] = (
+    {},
+    _OPEN | {"forwardSMTP": True},
+    _OPEN | {"defaultUsername": "user"},
+    _OPEN | {"forwardUsername": "user"},
+    _OPEN | {"retry": {"initialIntervalSeconds": 60, "maxIntervalSeconds": 30}},
+    _OPEN | {"tls": {"certFile": "cert.pem"}},
+)
+
+
+def config_page() -> str:
+    """Return the page."""
+    sections: dict[str, list[Option]] = {}
+    for option in options():
+        sections.setdefault(option.path[0] if option.path[1:] else "", []).append(option)
+    parts = [_INTRODUCTION]
+    head = ("Key", "Type", "Default", "Meaning", "Environment")
+    for name, found in sections.items():
+        title = code(name) if name else "Top level"
+        parts.append(f"## {title}\n\n{_about(name)}" + table(head, map(_row, found)))
+    rules = ((code(json.dumps(broken)), _fault(broken)) for broken in _BROKEN)
+    parts.append(
+        "## Rules across options\n\nEach of these files is refused, with these words:\n\n"
+        + table(("File", "Refused with"), rules)
+    )
+    return "\n".join(parts)
+
+
+def _about(name: str) -> str:
+    if not name:
+        return ""
+    field = next(field for field in RelayConfig.model_fields.values() if field.alias == name)
+    section = field.annotation
+    assert isinstance(section, type)  # noqa: S101 — `options` took it for a section
+    assert issubclass(section, BaseModel)  # noqa: S101
+    return f"{(section.__doc__ or '').strip()}\n\n"
+
+
+def _row(option: Option) -> tuple[str, ...]:
+    default = _shown(option.field.default)
+    development = _development(option.path)
+    if development is not None:
+        default += f" [{_shown(development)}]"
+    return (
+        code(option.key),
+        ", ".join((_type_words(option.field.annotation), *_range(option))),
+        default,
+        option.field.description or "",
+        code(option.variable),
+    )
+
+
+def _development(path: tuple[str, ...]) -> object:
+    node: Any = DEVELOPMENT_DEFAULTS
+    for key in path:
+        if not isinstance(node, dict) or key not in node:
+            return None
+        node = node[key]
+    return typing.cast("object", node)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    return "none" if value is None else code(json.dumps(value))
+
+
+def _type_words(annotation: object) -> str:
+    if typing.get_origin(annotation) is Literal:
+        return " or ".join(code(json.dumps(value)) for value in typing.get_args(annotation))
+    if isinstance(annotation, types.UnionType):
+        annotation = next(each for each in typing.get_args(annotation) if each is not type(None))
+    return _TYPES[annotation]
+
+
+def _range(option: Option) -> Iterator[str]:
+    for constraint in option.field.metadata:
+        match constraint:
+            case annotated_types.Ge(ge):
+                yield f"at least {ge}"
+            case annotated_types.Gt(gt):
+                yield f"more than {gt}"
+            case annotated_types.Le(le):
+                yield f"at most {le}"
+            case annotated_types.MinLen():
+                yield "not empty"
+            case _:
+                yield f"matches {code(constraint.pattern)}"
+
+
+def _fault(broken: dict[str, Any]) -> str:
+    try:
+        RelayConfig.model_validate(broken)
+    except ValidationError as error:
+        return error.errors()[0]["msg"].removeprefix("Value error, ")
+    raise AssertionError(f"{broken} breaks no rule any more")

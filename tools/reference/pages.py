@@ -1,0 +1,25 @@
+"""Which page stands where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tools.reference.config_page import config_page
+from tools.reference.metric_page import metric_page
+from tools.reference.queue_page import queue_page
+from tools.reference.reply_page import reply_page
+
+ROOT = Path(__file__).parents[2]
+_NOTICE = "<!-- Written by `make docs` from the code; change the code, not this page. -->\n\n"
+
+
+def pages() -> dict[Path, str]:
+    """Return every reference page by its path."""
+    folder = ROOT / "docs" / "reference"
+    texts = {
+        "config.md": config_page(),
+        "metrics.md": metric_page(ROOT),
+        "queue.md": queue_page(),
+        "replies.md": reply_page(),
+    }
+    return {folder / name: _NOTICE + text for name, text in texts.items()}
