@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -128,7 +129,7 @@ async def run_kills(folder: Path, *, rounds: int, seed: int) -> Run:
             run.load = await load
             watch.cancel()
             await relay.wait_ready(60)
-            await relay.wait_health(DRAIN_SECONDS, queued_emails=0)
+            await _wait_drained(relay)
             assert await relay.stop() == 0
         finally:
             if relay.process is not None and relay.process.returncode is None:
@@ -137,6 +138,17 @@ async def run_kills(folder: Path, *, rounds: int, seed: int) -> Run:
     run.verdict = compare(ledger, read_deliveries(record))
     _trace_duplicates(run, record)
     return run
+
+
+async def _wait_drained(relay: Relay) -> None:
+    """Wait until nothing is queued; what still is, is told with the relay's own numbers."""
+    try:
+        await relay.wait_health(DRAIN_SECONDS, queued_emails=0)
+    except AssertionError as error:
+        metrics = await relay.get("/metrics", headers={"Accept": "text/plain"})
+        kept = [line for line in metrics.text.splitlines() if re.match("mailrelay_(qu|st)", line)]
+        listed = (await relay.get("/api/messages?state=queued&limit=5")).text
+        raise AssertionError("\n".join([str(error), *kept, listed])) from error
 
 
 async def _kill_in_order(relay: Relay, order: list[str], draw: random.Random, run: Run) -> None:
@@ -206,8 +218,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.chaos.random_kills")
     parser.add_argument("--rounds", type=int, default=10, help="kills of each kind of process")
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--keep", type=Path, help="an empty folder to leave everything in")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mailrelay-kills-") as folder:
+    with contextlib.ExitStack() as stack:
+        folder = options.keep or stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="mailrelay-kills-")
+        )
         run = asyncio.run(run_kills(Path(folder), rounds=options.rounds, seed=options.seed))
         sys.stdout.write(f"{run}\n{'good' if run.is_good else 'BAD'}\n")
     return 0 if run.is_good else 1

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from mailrelay.runtime.logging import Logger
 API_TIMEOUT_SECONDS = 3.0
 _MAX_OUTSTANDING_PINGS = 2
 _CLOSE_SECONDS = 2
+_NO_RESPONDERS = "503"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,10 @@ class QueueConnection:
         self.names = Names(settings.prefix)
         self.closed: asyncio.Event = asyncio.Event()  # the client gave up: end the process
         self._on_reconnect: list[Callable[[], None]] = []
+        # Our own book of requests in place of the client's: its own knows only time-outs.
+        self._inbox = f"{self.names.inbox_prefix(settings.role)}.{secrets.token_hex(8)}"
+        self._tokens = itertools.count(1)
+        self._asked: dict[str, asyncio.Future[Msg]] = {}
         self._is_closing = False
 
     @property
@@ -77,15 +84,36 @@ class QueueConnection:
         headers: dict[str, str] | None = None,
         timeout_seconds: float = API_TIMEOUT_SECONDS,
     ) -> Msg:
-        """Ask and return the answer. Raises QueueUnavailableError, QueueError."""
+        """Ask and return the answer. Raises QueueUnavailableError, QueueError.
+
+        A request that is under way when the connection breaks fails at once: it would only time
+        out, and whoever repeats it can do so as soon as the connection is back.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Msg] = loop.create_future()
+        token = str(next(self._tokens))
+        self._asked[token] = answer
+        timer = loop.call_later(timeout_seconds, _fail, answer, "no answer in time")
         try:
-            return await self._client.request(
-                subject, payload, timeout=timeout_seconds, headers=headers
+            await self.publish_nowait(
+                subject, payload, reply=f"{self._inbox}.{token}", headers=headers
             )
-        except nats.errors.MaxPayloadError as error:
-            raise refusal(400, 10054, "larger than the server's max_payload") from error
-        except (nats.errors.Error, OSError) as error:
-            raise QueueUnavailableError(str(error) or type(error).__name__) from error
+            message = await answer
+        finally:
+            timer.cancel()
+            del self._asked[token]
+        if message.headers and message.headers.get("Status") == _NO_RESPONDERS:
+            raise QueueUnavailableError("nobody answers: no such stream, or it has no leader")
+        return message
+
+    async def listen_for_answers(self) -> None:
+        """Subscribe to our inbox; `open_connection` does it once."""
+        await self.subscribe(f"{self._inbox}.*", self._answered)
+
+    async def _answered(self, message: Msg) -> None:
+        answer = self._asked.get(message.subject.rpartition(".")[2])
+        if answer is not None and not answer.done():
+            answer.set_result(message)
 
     async def publish_nowait(
         self,
@@ -136,7 +164,9 @@ class QueueConnection:
         self._log.warning("queue.error", error=str(error) or type(error).__name__)
 
     async def heard_disconnected(self) -> None:
-        """Log it."""
+        """Fail what was asked and not answered."""
+        for answer in list(self._asked.values()):
+            _fail(answer, "the connection to the queue broke")
         if not self._is_closing:
             self._log.warning("queue.disconnected")
 
@@ -185,7 +215,13 @@ async def open_connection(settings: ConnectionSettings, log: Logger) -> QueueCon
     except (nats.errors.Error, OSError) as error:
         msg = f"cannot connect to the queue at {settings.url}: {error}"
         raise QueueUnavailableError(msg) from error
+    await connection.listen_for_answers()
     return connection
+
+
+def _fail(answer: asyncio.Future[Msg], why: str) -> None:
+    if not answer.done():
+        answer.set_exception(QueueUnavailableError(why))
 
 
 def raise_error(answer: dict[str, Any]) -> None:

@@ -46,6 +46,7 @@ class EventWriter:
         self, connection: QueueConnection, publisher: Publisher, on_gap: Callable[[int], None]
     ) -> None:
         """`on_gap` is told how many events were dropped."""
+        self._connection = connection
         self._publisher = publisher
         self._subject = connection.names.event_subject(connection.role)
         self._instance = secrets.token_hex(8)
@@ -69,9 +70,17 @@ class EventWriter:
         return future
 
     async def tell_and_wait(self, event: Event) -> None:
-        """Queue an event and wait until it is stored, `WAIT_SECONDS` at most."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self.tell(event)), WAIT_SECONDS)
+        """Queue an event and wait until it is stored, at most `WAIT_SECONDS` with a queue there.
+
+        While the connection is away nothing else can be done either: whoever acks a record behind
+        its event would leave a gap if the process died in between.
+        """
+        stored = self.tell(event)
+        while not stored.done():
+            was_connected = self._connection.is_connected
+            await asyncio.wait({stored}, timeout=WAIT_SECONDS)
+            if was_connected and self._connection.is_connected:
+                return
 
     async def wait_written(self, limit_seconds: float) -> None:
         """Wait until everything told so far is stored, `limit_seconds` at most."""

@@ -30,7 +30,7 @@ from mailrelay.runtime.logging import Logger
 from mailrelay_sender.follow_up import FollowUp, message_id
 
 _FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 5.0
+_LONGEST_PAUSE_SECONDS = 1.0
 REWRITE_BODY_SECONDS = 30 * 60  # half of what the monitor gives a body that nobody names
 
 _recipients = Counter(
