@@ -114,6 +114,16 @@ class NatsServer:
         """Make the streams as a test expects to find them: there, of that size, and empty."""
         asyncio.run(self._reset(log, limits))
 
+    async def ensure(self, log: Logger, limits: QueueLimits) -> None:
+        """Make the streams."""
+        async with self.connected(Role.ADMIN, log) as admin:
+            await ensure(admin, limits)
+
+    async def purge(self, log: Logger, stream: str) -> None:
+        """Empty a stream."""
+        async with self.connected(Role.ADMIN, log) as admin:
+            await admin.api(f"STREAM.PURGE.{stream}")
+
     async def _reset(self, log: Logger, limits: QueueLimits) -> None:
         async with self.connected(Role.ADMIN, log) as admin:
             for config in stream_configs(self.names, limits):
