@@ -1,0 +1,200 @@
+"""The queue full, frozen or away; idle clients; the end of the process. A server of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mailrelay.runtime.logging import Logger
+from mailrelay_ingress import listener
+from mailrelay_ingress.policy import Policy
+from tests.ingress.ingress_process import Ingress, running_ingress
+from tests.ingress.test_dialogues import CONTENT, HOST, greeted
+from tests.support.nats import LIMITS, NatsServer, limits
+from tests.support.replies import Reply
+from tests.support.smtp_client import SmtpDialogue
+from tests.support.wait import wait_until
+
+RECIPIENT = ["b@reader.test"]
+
+
+@pytest.fixture
+def running(server: NatsServer, tmp_path: Path) -> Iterator[Ingress]:
+    with running_ingress(tmp_path / "ingress", server) as ingress:
+        yield ingress
+
+
+async def submit(ingress: Ingress, *, recipients: list[str] = RECIPIENT) -> Reply:
+    async with greeted(ingress) as dialogue:
+        dialogue.limit_seconds = 30
+        submitted = await dialogue.submit("a@sender.test", recipients, CONTENT)
+        assert submitted.final
+        return submitted.final
+
+
+async def test_a_full_queue_is_answered_452_until_there_is_room(
+    running: Ingress, server: NatsServer, log: Logger
+) -> None:
+    await asyncio.to_thread(server.reset, log, limits(queue_size=2))
+    many = [f"r{number}@reader.test" for number in range(60)]  # three jobs
+    refused = await submit(running, recipients=many)
+    assert (refused.code, refused.enhanced) == (452, "4.3.1")
+    for _ in range(2):
+        assert (await submit(running)).code == 250
+    refused = await submit(running)
+    assert (refused.code, refused.enhanced) == (452, "4.3.1")
+    await asyncio.to_thread(server.reset, log, LIMITS)
+    assert (await submit(running)).code == 250
+    assert (await submit(running, recipients=many)).code == 250
+
+
+@pytest.mark.parametrize("how", ["stopped", "frozen"])
+async def test_a_queue_that_is_away_is_answered_451_and_250_again_afterwards(
+    running: Ingress, server: NatsServer, how: str
+) -> None:
+    assert (await submit(running)).code == 250
+    if how == "stopped":
+        server.stop()
+    else:
+        server.freeze()
+    started = time.monotonic()
+    answers = await asyncio.gather(*(submit(running) for _ in range(3)))
+    took = time.monotonic() - started
+    if how == "stopped":
+        server.start()
+    else:
+        server.thaw()
+    for reply in answers:
+        assert (reply.code, reply.enhanced) == (451, "4.3.0")
+    assert took < 20
+
+    async def taken() -> bool:
+        return (await submit(running)).code == 250
+
+    await wait_until(taken, 10, "mail is taken again")
+
+
+async def test_mail_sent_while_the_queue_restarts_is_taken(
+    running: Ingress, server: NatsServer
+) -> None:
+    server.kill()
+    sending = asyncio.create_task(submit(running))
+    await asyncio.sleep(0.5)  # it tries meanwhile; how often plays no part
+    assert not sending.done()
+    server.start()
+    assert (await sending).code == 250
+
+
+async def test_an_orderly_stop_lets_a_message_under_way_end(running: Ingress) -> None:
+    async with greeted(running) as sending, greeted(running) as waiting:
+        await sending.cmd("MAIL FROM:<a@b.test>", 250)
+        await sending.cmd("RCPT TO:<a@b.test>", 250)
+        await sending.cmd("DATA", 354)
+        os.kill(running.process.pid, signal.SIGTERM)
+        reply = await waiting.expect(421)
+        assert reply.enhanced == "4.3.2"
+        await waiting.expect_closed()
+        sending.send_raw(CONTENT + b".\r\n")
+        await sending.expect(250)
+        await sending.expect(421)
+        await sending.expect_closed()
+    assert await asyncio.to_thread(running.process.wait, 10) == 0
+
+
+async def test_more_clients_than_allowed_are_told_to_come_again(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    with running_ingress(tmp_path / "few", server, maxConnections=2) as ingress:
+        async with greeted(ingress) as one, greeted(ingress) as two:
+            async with SmtpDialogue.connect(HOST, ingress.port) as third:
+                assert (await third.expect(421)).enhanced == "4.7.0"
+                await third.expect_closed()
+            await one.quit()
+            await two.cmd("NOOP", 250)
+            assert (await submit(ingress)).code == 250
+
+
+async def test_an_idle_client_is_told_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "IDLE_SECONDS", 0.2)
+    served = await served_here()
+    try:
+        async with SmtpDialogue.greeted(HOST, served.port) as dialogue:
+            reply = await dialogue.expect(421)
+            assert reply.enhanced == "4.4.2"
+            await dialogue.expect_closed()
+    finally:
+        await served.stop()
+
+
+async def test_a_client_from_elsewhere_is_not_offered_authentication_in_the_clear(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listener, "is_local_address", lambda _: False)
+    served = await served_here(user="ada")
+    try:
+        async with SmtpDialogue.greeted(HOST, served.port) as dialogue:
+            assert "AUTH" not in dialogue.extensions
+            reply = await dialogue.auth_plain("ada", "secret", 538)
+            assert reply.enhanced == "5.7.11"
+    finally:
+        await served.stop()
+
+
+async def test_a_client_from_elsewhere_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "is_local_address", lambda _: False)
+    served = await served_here(local_only=True)
+    try:
+        async with SmtpDialogue.connect(HOST, served.port) as dialogue:
+            assert (await dialogue.expect(554)).enhanced == "5.7.1"
+            await dialogue.expect_closed()
+    finally:
+        await served.stop()
+
+
+class Served:
+    """A listener in this process, for what another process could not be made to do."""
+
+    def __init__(self, serving: listener.Listener, port: int) -> None:
+        self._serving = serving
+        self.port = port
+
+    async def stop(self) -> None:
+        await self._serving.stop(1.0)
+        await asyncio.sleep(0)
+
+
+async def served_here(*, user: str = "", local_only: bool = False) -> Served:
+    import socket  # noqa: PLC0415
+
+    from mailrelay.config.model import RelayConfig  # noqa: PLC0415
+    from mailrelay_ingress.authentication import Authenticator  # noqa: PLC0415
+    from mailrelay_ingress.memory import MemoryBudget  # noqa: PLC0415
+    from tests.ingress.conftest import silent_log  # noqa: PLC0415
+
+    config = RelayConfig.model_validate(
+        {
+            "security": {"requireAuth": False, "allowLocalOnly": local_only},
+            "defaultUsername": user,
+            "defaultPassword": "secret" if user else "",
+        }
+    )
+    parts = listener.ListenerParts(
+        policy=Policy(config),
+        authenticator=Authenticator(config),
+        enqueuer=None,  # type: ignore[arg-type]  # no message gets so far
+        budget=MemoryBudget(),
+        log=silent_log(),
+        host_name="relay.test",
+        max_message_bytes=1000,
+        tls_context=None,
+    )
+    serving = listener.Listener(parts)
+    sock = socket.create_server((HOST, 0))
+    await serving.start([sock])
+    return Served(serving, int(sock.getsockname()[1]))

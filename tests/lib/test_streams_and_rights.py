@@ -1,0 +1,227 @@
+"""Streams as they should be, and each role with its rights and no more, on a real server."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from structlog.testing import LogCapture
+
+from mailrelay.queue import streams
+from mailrelay.queue.connection import ConnectionSettings, QueueConnection, open_connection
+from mailrelay.queue.errors import QueueError, QueueUnavailableError, StreamMismatchError
+from mailrelay.queue.names import Names
+from mailrelay.queue.publish import Publisher, Record
+from mailrelay.queue.rights import Role
+from mailrelay.queue.streams import ensure, stream_configs
+from mailrelay.runtime.logging import Logger
+from tests.lib.jobs import queue_id
+from tests.support.nats import LIMITS, NatsServer
+from tests.support.wait import wait_until
+
+DENIED_SECONDS = 0.3
+
+
+async def test_ensuring_again_changes_nothing(admin: QueueConnection) -> None:
+    assert await ensure(admin, LIMITS) == []
+    for stream in await stream_names(admin):
+        await admin.api(f"STREAM.DELETE.{stream}")
+    changes = await ensure(admin, LIMITS)
+    assert len([change for change in changes if change.startswith("stream")]) == 7
+    assert len([change for change in changes if change.startswith("consumer")]) == 8
+    assert await ensure(admin, LIMITS) == []
+
+
+async def stream_names(admin: QueueConnection) -> list[str]:
+    return list((await admin.api("STREAM.NAMES"))["streams"])
+
+
+async def test_a_changed_queue_size_is_applied_and_the_records_stay(
+    admin: QueueConnection, ingress: QueueConnection
+) -> None:
+    await Publisher(ingress).store(Record(ingress.names.in_subject(None), b"x", ""))
+    assert await ensure(admin, replace(LIMITS, queue_size=77)) == [
+        "stream mailrelay-in-0 changed: max_msgs"
+    ]
+    info = await admin.api("STREAM.INFO.mailrelay-in-0")
+    assert info["config"]["max_msgs"] == 77
+    assert info["state"]["messages"] == 1
+
+
+async def test_a_changed_ack_wait_is_applied_to_every_consumer(admin: QueueConnection) -> None:
+    changes = await ensure(admin, replace(LIMITS, ack_wait_seconds=12))
+    assert len(changes) == 8
+    assert all(change.endswith("changed: ack_wait") for change in changes)
+
+
+async def test_a_changed_ack_wait_is_applied_right_after_the_server_was_killed(
+    server: NatsServer, log: Logger
+) -> None:
+    server.kill()
+    server.start()
+    async with server.connected(Role.ADMIN, log) as admin:
+        assert len(await ensure(admin, replace(LIMITS, ack_wait_seconds=7))) == 8
+        assert await ensure(admin, replace(LIMITS, ack_wait_seconds=7)) == []
+
+
+async def test_a_stream_that_the_server_makes_otherwise_is_refused(
+    admin: QueueConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_unknown_field(*arguments: object) -> list[dict[str, object]]:
+        made = stream_configs(*arguments)  # type: ignore[arg-type]
+        return [{**made[0], "description_of_tomorrow": 1}, *made[1:]]
+
+    monkeypatch.setattr(streams, "stream_configs", with_unknown_field)
+    with pytest.raises((StreamMismatchError, QueueError), match=r"description_of_tomorrow|unknown"):
+        await ensure(admin, LIMITS)
+
+
+async def test_the_streams_leave_room_in_the_store() -> None:
+    configs = stream_configs(Names("x"), LIMITS)
+    assert sum(config["max_bytes"] for config in configs) < LIMITS.store_bytes
+
+
+async def test_a_seed_that_cannot_be_read_is_said(server: NatsServer, log: Logger) -> None:
+    settings = replace(
+        server.connection_settings(Role.SENDER), seed_file=server.seed_file(Role.SENDER) / "no"
+    )
+    with pytest.raises(QueueError, match="cannot read the queue credential"):
+        await open_connection(settings, log)
+
+
+@pytest.mark.parametrize("prefix", ["", "A", "a.b", "a b", "a" * 41, "-a", "a*", "a>"])
+def test_a_prefix_that_is_no_plain_token_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match="queue prefix"):
+        QueueConnection(None, ConnectionSettings("", "admin", None, prefix), None)  # type: ignore[arg-type]
+
+
+# --- Rights -------------------------------------------------------------------------------------
+
+ID = queue_id(1)
+FORBIDDEN = [
+    *[
+        (role, f"mailrelay.in.0.{body}")
+        for role in (Role.SENDER, Role.MONITOR, Role.ADMIN)
+        for body in ("-", ID)
+    ],
+    (Role.INGRESS, "mailrelay.lane.now.-"),
+    (Role.INGRESS, f"mailrelay.failed.{ID}.0"),
+    (Role.INGRESS, f"mailrelay.capture.{ID}.1"),
+    (Role.INGRESS, "mailrelay.checkpoint"),
+    (Role.INGRESS, "mailrelay.event.sender"),
+    (Role.SENDER, "mailrelay.event.ingress"),
+    (Role.SENDER, "mailrelay.event.monitor"),
+    (Role.SENDER, "mailrelay.checkpoint"),
+    (Role.MONITOR, "mailrelay.lane.5s.-"),
+    (Role.MONITOR, f"mailrelay.failed.{ID}.0"),
+    (Role.MONITOR, "mailrelay.event.sender"),
+    (Role.MONITOR, f"mailrelay.body.{ID}.0"),
+    *[
+        (role, f"$JS.API.{verb}")
+        for role in (Role.INGRESS, Role.SENDER, Role.MONITOR)
+        for verb in (
+            "STREAM.CREATE.evil",
+            "STREAM.DELETE.mailrelay-in-0",
+            "STREAM.UPDATE.mailrelay-in-0",
+            "STREAM.PURGE.mailrelay-in-0",
+            "STREAM.MSG.DELETE.mailrelay-in-0",
+            "CONSUMER.DELETE.mailrelay-in-0.mailrelay-sender",
+            "CONSUMER.DURABLE.CREATE.mailrelay-in-0.evil",
+            "CONSUMER.CREATE.mailrelay-in-0",
+        )
+    ],
+    (Role.INGRESS, "$JS.API.CONSUMER.MSG.NEXT.mailrelay-in-0.mailrelay-sender"),
+    (Role.MONITOR, "$JS.API.CONSUMER.MSG.NEXT.mailrelay-in-0.mailrelay-sender"),
+    (Role.INGRESS, "$JS.ACK.mailrelay-in-0.mailrelay-sender.1.1.1.1.0"),
+    (Role.MONITOR, "$JS.ACK.mailrelay-in-0.mailrelay-sender.1.1.1.1.0"),
+    (Role.MONITOR, "$JS.ACK.mailrelay-lane.mailrelay-lane-now.1.1.1.1.0"),
+    (Role.INGRESS, "$JS.API.STREAM.MSG.GET.mailrelay-in-0"),
+    (Role.SENDER, "$JS.API.STREAM.MSG.GET.mailrelay-in-0"),
+    (Role.SENDER, "$JS.API.STREAM.PURGE.mailrelay-body"),
+    (Role.INGRESS, "$JS.API.STREAM.PURGE.mailrelay-body"),
+    (Role.INGRESS, "other.in.0.-"),
+    (Role.SENDER, "mailrelay.inbox.ingress.x"),
+    (Role.MONITOR, "mailrelay.inbox.sender.x"),
+    (Role.INGRESS, "$SYS.REQ.SERVER.PING"),
+]
+
+
+@pytest.mark.parametrize(("role", "subject"), FORBIDDEN, ids=str)
+async def test_what_is_not_a_roles_is_refused(
+    role: Role, subject: str, server: NatsServer, log: Logger, lines: LogCapture
+) -> None:
+    async with server.connected(role, log) as connection:
+        await connection.publish_nowait(subject, b"{}", reply=connection.new_inbox())
+
+        def is_refused() -> bool:
+            return any(
+                "permissions violation for publish" in str(entry.get("error", "")).lower()
+                for entry in lines.entries
+            )
+
+        await wait_until(is_refused, 3, f"{role.value} is told that it may not {subject}")
+
+
+@pytest.mark.parametrize("role", list(Role))
+async def test_nobody_hears_anothers_replies_or_the_streams_subjects(
+    role: Role, server: NatsServer, log: Logger, lines: LogCapture
+) -> None:
+    others = [f"mailrelay.inbox.{other.value}.>" for other in Role if other is not role]
+
+    async def hear(_: object) -> None:
+        """Nothing comes."""
+
+    async with server.connected(role, log) as connection:
+        subjects = [*others, "mailrelay.in.>", "mailrelay.>", ">", "_INBOX.>"]
+        for subject in subjects:
+            await connection.subscribe(subject, hear)
+
+        def all_refused() -> bool:
+            said = [str(e.get("error", "")) for e in lines.entries]
+            return sum("ubscription" in each for each in said) == len(subjects)
+
+        await wait_until(all_refused, 3, "every subscription is refused")
+
+
+async def test_a_denied_request_ends_as_unavailable_and_is_logged(
+    sender: QueueConnection, lines: LogCapture
+) -> None:
+    with pytest.raises(QueueUnavailableError):
+        await sender.request("mailrelay.in.0.-", b"x", timeout_seconds=DENIED_SECONDS)
+    assert any(
+        entry["event"] == "queue.error" and "mailrelay.in.0.-" in entry["error"]
+        for entry in lines.entries
+    )
+
+
+@pytest.mark.parametrize(
+    ("role", "subject"),
+    [
+        (Role.INGRESS, "mailrelay.in.0.-"),
+        (Role.INGRESS, f"mailrelay.body.{ID}.0"),
+        (Role.INGRESS, "mailrelay.event.ingress"),
+        (Role.SENDER, "mailrelay.lane.4h.-"),
+        (Role.SENDER, f"mailrelay.failed.{ID}.0"),
+        (Role.SENDER, f"mailrelay.capture.{ID}.1"),
+        (Role.SENDER, f"mailrelay.body.{ID}.0"),
+        (Role.SENDER, "mailrelay.event.sender"),
+        (Role.MONITOR, "mailrelay.lane.now.-"),
+        (Role.MONITOR, "mailrelay.event.monitor"),
+        (Role.MONITOR, "mailrelay.checkpoint"),
+    ],
+    ids=str,
+)
+async def test_a_role_can_store_what_is_its_own(
+    role: Role, subject: str, server: NatsServer, log: Logger
+) -> None:
+    async with server.connected(role, log) as connection:
+        stored = await Publisher(connection).store(Record(subject, b"x", ""))
+        assert stored.sequence > 0
+        assert not stored.duplicate
+
+
+async def test_the_monitor_can_look_at_every_stream(
+    admin: QueueConnection, monitor: QueueConnection
+) -> None:
+    for stream in await stream_names(admin):
+        assert (await monitor.api(f"STREAM.INFO.{stream}"))["config"]["name"] == stream
