@@ -48,7 +48,7 @@ def test_a_folder_that_may_not_be_written_is_a_fault(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     # Root may write anywhere but into the kernel's own file systems.
     folder = tmp_path if os.geteuid() else Path("/sys/kernel/mailrelay-test")
-    with pytest.raises(BadInputError, match="Permission denied|not permitted"):
+    with pytest.raises(BadInputError, match=r"Permission denied|not permitted"):
         make_data_folder(folder)
 
 

@@ -9,7 +9,6 @@ import httpx
 import pytest
 
 from mailrelay.config.model import RelayConfig, Security
-from mailrelay.service import ServiceSettings
 from mailrelay.mail.event import Accepted, Attempted
 from mailrelay.mail.job import Body
 from mailrelay.queue.connection import QueueConnection
@@ -19,6 +18,7 @@ from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
 from mailrelay.queue.wire import decode_jobs, encode_events
 from mailrelay.runtime.logging import Logger
+from mailrelay.service import ServiceSettings
 from mailrelay_monitor.http import make_app
 from mailrelay_monitor.main import _Monitor
 from tests.monitor.conftest import Connect

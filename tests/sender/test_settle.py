@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import itertools
 import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -18,21 +20,24 @@ from mailrelay.mail.job import Job, Recipient
 from mailrelay.mail.reply import Reply
 from mailrelay.mail.retry import RetrySchedule
 from mailrelay.queue.bodies import BodyStore
+from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import Claim, PullLoop
 from mailrelay.queue.errors import QueueFullError
 from mailrelay.queue.events import EventWriter
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
+from mailrelay.queue.streams import QueueLimits
 from mailrelay.queue.wire import encode_jobs
 from mailrelay.runtime.logging import Logger
 from mailrelay_cli.nats_server import find_nats_server
 from mailrelay_sender.follow_up import follow_up
 from mailrelay_sender.settle import REWRITE_BODY_SECONDS, Settler
-from tests.support.nats import NatsServer, limits
+from tests.support.nats import LIMITS, NatsServer, limits
 from tests.support.wait import wait_until
 
 ACCEPTED_AT = 1_700_000_000.0
 SCHEDULE = RetrySchedule(10, 60, 2, 3600, 86400)
+SENT = Outcome(0, Disposition.SENT, Reply(250, "2.0.0", "ok"), "next:25")
 LATER = Outcome(0, Disposition.DEFERRED, Reply(451, "4.2.0", "later"), "next:25")
 
 
@@ -41,16 +46,34 @@ def logger(lines: LogCapture) -> Logger:
     return cast("Logger", structlog.wrap_logger(None, processors=[lines], wrapper_class=wrapper))
 
 
-async def test_a_follow_up_that_is_held_up_for_long_writes_its_body_anew(tmp_path: Path) -> None:
+@dataclass
+class Rig:
+    """A settler on a real server, with one job claimed."""
+
+    server: NatsServer
+    lines: LogCapture
+    log: Logger
+    sender: QueueConnection
+    monitor: QueueConnection
+    settler: Settler
+    job: Job
+    claims: asyncio.Queue[Claim]
+    now: float = ACCEPTED_AT
+    room: int = 1
+
+    async def claim(self) -> Claim:
+        return await asyncio.wait_for(self.claims.get(), 15)
+
+
+@contextlib.asynccontextmanager
+async def rig(folder: Path, queue_limits: QueueLimits) -> AsyncIterator[Rig]:
     lines = LogCapture()
     log = logger(lines)
-    server = NatsServer(find_nats_server(print), tmp_path / "server")
+    server = NatsServer(find_nats_server(print), folder / "server")
     server.start()
-    now = ACCEPTED_AT
     content = b"Subject: x\r\n\r\n" + b"y" * 100_000
-    submission = new_queue_id(ACCEPTED_AT, 7)
     job = Job(
-        submission=submission,
+        submission=new_queue_id(ACCEPTED_AT, 7),
         batch=1,
         batches=1,
         total_recipients=1,
@@ -60,58 +83,94 @@ async def test_a_follow_up_that_is_held_up_for_long_writes_its_body_anew(tmp_pat
         size_bytes=len(content),
         content=content,
     )
+    tasks = []
     try:
         async with contextlib.AsyncExitStack() as stack:
-            await server.ensure(log, limits(store_bytes=8_000_000))
+            await server.ensure(log, queue_limits)
             ingress = await stack.enter_async_context(server.connected(Role.INGRESS, log))
             sender = await stack.enter_async_context(server.connected(Role.SENDER, log))
             monitor = await stack.enter_async_context(server.connected(Role.MONITOR, log))
             names = sender.names
             await Publisher(ingress).store(
-                Record(names.in_subject(None), encode_jobs([job]), submission)
+                Record(names.in_subject(None), encode_jobs([job]), job.submission)
             )
-            publisher = Publisher(sender)
-            for size in (900_000, 20_000, 100):
-                with contextlib.suppress(QueueFullError):
-                    for number in itertools.count():
-                        filler = f"filler/{size}/{number}"
-                        await publisher.store(Record("mailrelay.lane.4h.-", b"x" * size, filler))
             claims: asyncio.Queue[Claim] = asyncio.Queue()
             pull = PullLoop(
-                sender, names.in_stream(), names.in_consumer, room=lambda: 1, take=claims.put
+                sender,
+                names.in_stream(),
+                names.in_consumer,
+                room=lambda: made.room,
+                take=claims.put,
             )
+            publisher = Publisher(sender)
             events = EventWriter(sender, publisher, lambda _: None)
-            bodies = BodyStore(sender, publisher)
-            watching = BodyStore(monitor, Publisher(monitor))
-            settler = Settler(sender, events, bodies, log, lambda: now)
+            settler = Settler(sender, events, BodyStore(sender, publisher), log, lambda: made.now)
+            made = Rig(server, lines, log, sender, monitor, settler, job, claims)
             tasks = [asyncio.create_task(pull.run()), asyncio.create_task(events.run())]
-            rest = follow_up(job, [LATER], SCHEDULE, now=now, chance=0.5)
-            claim = await asyncio.wait_for(claims.get(), 10)
-            settling = asyncio.create_task(
-                settler.settle(claim, job, rest, route="smarthost", duration_seconds=0.1)
-            )
-
-            async def chunks() -> int:
-                info = await monitor.api(f"STREAM.INFO.{names.body_stream}")
-                return int(info["state"]["messages"])
-
-            async def is_written() -> bool:
-                return await chunks() > 0 and bool(lines.entries)
-
-            async def is_swept() -> bool:
-                return await watching.delete_unused(submission) and await chunks() == 0
-
-            await wait_until(is_written, 10, "the body is stored and its record refused")
-            # Nobody names the body yet, so the question that the sweep asks lets it go.
-            await wait_until(is_swept, 10, "the body is swept")
-            now += REWRITE_BODY_SECONDS
-            await wait_until(is_written, 10, "the body is written anew")
-            assert not settling.done()
-            await server.purge(log, names.lane_stream)
-            await asyncio.wait_for(settling, 20)
-            assert await watching.is_in_use(submission)
+            yield made
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
     finally:
         server.kill()
+
+
+async def test_a_delivery_that_a_killed_server_forgot_holds_no_slot(tmp_path: Path) -> None:
+    async with rig(tmp_path, LIMITS) as made:
+        claim = await made.claim()
+        made.room = 0  # as when all slots wait for acks: nothing can come again
+        made.server.kill()  # within the 100 ms in which it writes down what it delivered
+        made.server.start()
+        rest = follow_up(made.job, [SENT], SCHEDULE, now=made.now, chance=0.5)
+        settling = made.settler.settle(
+            claim, made.job, rest, route="smarthost", duration_seconds=0.1
+        )
+        await asyncio.wait_for(settling, 20)
+        made.room = 1
+
+        async def is_gone() -> bool:
+            while not made.claims.empty():  # it came again: now the server knows its ack
+                await made.claims.get_nowait().ack()
+            info = await made.monitor.api(f"STREAM.INFO.{made.sender.names.in_stream()}")
+            return int(info["state"]["messages"]) == 0
+
+        await wait_until(is_gone, 20, "the record is gone")
+
+
+async def test_a_follow_up_that_is_held_up_for_long_writes_its_body_anew(tmp_path: Path) -> None:
+    async with rig(tmp_path, limits(store_bytes=8_000_000)) as made:
+        names, job = made.sender.names, made.job
+        publisher, watching = (
+            Publisher(made.sender),
+            BodyStore(made.monitor, Publisher(made.monitor)),
+        )
+        for size in (900_000, 20_000, 100):
+            with contextlib.suppress(QueueFullError):
+                for number in itertools.count():
+                    filler = f"filler/{size}/{number}"
+                    await publisher.store(Record("mailrelay.lane.4h.-", b"x" * size, filler))
+        rest = follow_up(job, [LATER], SCHEDULE, now=made.now, chance=0.5)
+        claim = await made.claim()
+        settling = asyncio.create_task(
+            made.settler.settle(claim, job, rest, route="smarthost", duration_seconds=0.1)
+        )
+
+        async def chunks() -> int:
+            info = await made.monitor.api(f"STREAM.INFO.{names.body_stream}")
+            return int(info["state"]["messages"])
+
+        async def is_written() -> bool:
+            return await chunks() > 0 and bool(made.lines.entries)
+
+        async def is_swept() -> bool:
+            return await watching.delete_unused(job.submission) and await chunks() == 0
+
+        await wait_until(is_written, 10, "the body is stored and its record refused")
+        # Nobody names the body yet, so the question that the sweep asks lets it go.
+        await wait_until(is_swept, 10, "the body is swept")
+        made.now += REWRITE_BODY_SECONDS
+        await wait_until(is_written, 10, "the body is written anew")
+        assert not settling.done()
+        await made.server.purge(made.log, names.lane_stream)
+        await asyncio.wait_for(settling, 20)
+        assert await watching.is_in_use(job.submission)

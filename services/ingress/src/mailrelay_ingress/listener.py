@@ -76,9 +76,16 @@ class _Handler:
         return [*offered, "250-PIPELINING", "250 ENHANCEDSTATUSCODES"]
 
 
+class _Session(Session):
+    """aiosmtpd's session; its own `login_data` writes a warning to the log with each AUTH."""
+
+    login_data: Any = None
+
+
 class SmtpSession(SMTP):
     """One client's connection."""
 
+    line_length_limit = MAX_COMMAND_OCTETS  # the reader's; content is read by `_take_content`
     command_size_limit = MAX_COMMAND_OCTETS
     # Shared by all sessions, as in the base, which looks into it for each command.
     command_size_limits = collections.defaultdict(lambda: MAX_COMMAND_OCTETS)  # noqa: RUF012
@@ -109,6 +116,9 @@ class SmtpSession(SMTP):
     def offers_auth(self) -> bool:
         """Whether there is anyone who could authenticate."""
         return self._parts.authenticator.has_users
+
+    def _create_session(self) -> Session:
+        return _Session(self.loop)
 
     # Connection.
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -323,7 +333,6 @@ class SmtpSession(SMTP):
             plain.abort()
             raise ConnectionResetError from error
         assert secure is not None  # noqa: S101 — None only for a closed transport
-        self._reader._buffer.clear()  # type: ignore[attr-defined]  # noqa: SLF001
         self.transport = secure
         self._reader._transport = secure  # type: ignore[attr-defined]  # noqa: SLF001
         self._writer._transport = secure  # type: ignore[attr-defined]  # noqa: SLF001

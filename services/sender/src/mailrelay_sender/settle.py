@@ -31,6 +31,8 @@ from mailrelay_sender.follow_up import FollowUp, message_id
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 1.0
+# A restarted server is ready for acks within a second; two of them wait for 2 s each.
+UNANSWERED_SECONDS = 4.0
 REWRITE_BODY_SECONDS = 30 * 60  # half of what the monitor gives a body that nobody names
 
 _recipients = Counter(
@@ -59,6 +61,7 @@ class Settler:
         log: Logger,
         clock: Clock,
     ) -> None:
+        self._connection = connection
         self._names = connection.names
         self._publisher = Publisher(connection)
         self._failed = FailedStore(connection, self._publisher)
@@ -84,23 +87,23 @@ class Settler:
         self._tell(job, kept, route, duration_seconds)
         stored = kept.deferred or (kept.failed[0].job if kept.failed else job)
         await self._events.tell_and_wait(_event(job, stored, kept, self._clock(), duration_seconds))
-        await self._until_done("ack", job, claim.ack)
+        await self._ack(claim, job)
 
     async def move(self, claim: Claim, job: Job) -> None:
         """Store a job that is not due in the lane it waits in next, then ack (queue rule 6)."""
         moved = replace(job, hop=job.hop + 1)
         await self._store_in_lane(moved, message_id(moved, "move", moved.recipients))
-        await self._until_done("ack", job, claim.ack)
+        await self._ack(claim, job)
 
     async def unbundle(self, claim: Claim, jobs: list[Job]) -> None:
         """Store the jobs of a grouped record one by one, due now, then ack (queue rule 2)."""
         for job in jobs:
             await self._store_in_lane(job, message_id(job, "unbundled", job.recipients))
-        await self._until_done("ack", jobs[0], claim.ack)
+        await self._ack(claim, jobs[0])
 
     async def drop_stale_resend(self, claim: Claim, job: Job) -> None:
         """Ack a resend whose failed record is not the one that it names any more."""
-        await self._until_done("ack", job, claim.ack)
+        await self._ack(claim, job)
 
     async def is_current_resend(self, job: Job) -> bool:
         """Tell whether the failed record that a resend names is still the last (queue rule 8)."""
@@ -184,6 +187,30 @@ class Settler:
             await self._publisher.store(record)
 
         await self._until_done("store", job, self._keeps_body(job, body, store))
+
+    async def _ack(self, claim: Claim, job: Job) -> None:
+        """Ack until it is confirmed, or until the server does not know what it is asked.
+
+        A server that was killed may have forgotten that it delivered the record (it writes that
+        down every 100 ms), and answers no ack of it until it has delivered it again. Who waited
+        for that with all slots would claim nothing, and it would never be delivered: so let go.
+        The slots know the record as settled, and ack it as soon as it comes back.
+        """
+        loop = asyncio.get_running_loop()
+        unanswered_since = loop.time()
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await claim.ack()
+            except QueueError as error:
+                _held_up.inc()
+                self._log.warning("settle.repeats", step="ack", id=job.submission, error=str(error))
+            if not self._connection.is_connected:
+                unanswered_since = loop.time()
+            elif loop.time() - unanswered_since >= UNANSWERED_SECONDS:
+                return None
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def _until_done(self, what: str, job: Job, step: Callable[[], Awaitable[None]]) -> None:
         """Repeat a step until the queue has confirmed it; the claim is held meanwhile."""
