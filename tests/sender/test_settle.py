@@ -58,6 +58,7 @@ class Rig:
     settler: Settler
     job: Job
     claims: asyncio.Queue[Claim]
+    pull: PullLoop
     now: float = ACCEPTED_AT
     room: int = 1
 
@@ -105,7 +106,7 @@ async def rig(folder: Path, queue_limits: QueueLimits) -> AsyncIterator[Rig]:
             publisher = Publisher(sender)
             events = EventWriter(sender, publisher, lambda _: None)
             settler = Settler(sender, events, BodyStore(sender, publisher), log, lambda: made.now)
-            made = Rig(server, lines, log, sender, monitor, settler, job, claims)
+            made = Rig(server, lines, log, sender, monitor, settler, job, claims, pull)
             tasks = [asyncio.create_task(pull.run()), asyncio.create_task(events.run())]
             yield made
             for task in tasks:
@@ -127,6 +128,7 @@ async def test_a_delivery_that_a_killed_server_forgot_holds_no_slot(tmp_path: Pa
         )
         await asyncio.wait_for(settling, 20)
         made.room = 1
+        made.pull.wake()
 
         async def is_gone() -> bool:
             while not made.claims.empty():  # it came again: now the server knows its ack
