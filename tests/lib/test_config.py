@@ -105,20 +105,20 @@ def test_the_variable_is_the_screaming_snake_of_the_path(key: str, variable: str
         ({"rateLimits": {"maxPerHours": 1}}, r"unknown key rateLimits.maxPerHours; .*maxPerHour\?"),
         ({"forwardSmtp": True}, r"unknown key forwardSmtp; did you mean forwardSMTP\?"),
         ({"zzzzzzz": 1}, r"unknown key zzzzzzz$"),
-        ({"smtpPort": "25"}, r"^smtpPort: must be a whole number, is a string$"),
-        ({"smtpPort": 2.5}, r"^smtpPort: must be a whole number, is a number$"),
-        ({"smtpPort": True}, r"^smtpPort: must be a whole number, is true$"),
-        ({"smtpPort": None}, r"^smtpPort: must be a whole number, is null$"),
-        ({"smtpHost": 1}, r"^smtpHost: must be a string, is a number$"),
-        ({"smtpHost": 0}, r"^smtpHost: must be a string, is a number$"),
-        ({"smtpHost": ["a"]}, r"^smtpHost: must be a string, is a list$"),
-        ({"continueOnError": 1}, r"^continueOnError: must be true or false, is a number$"),
-        ({"continueOnError": "yes"}, r"^continueOnError: must be true or false, is a string$"),
-        ({"retry": {"multiplier": "2"}}, r"^retry.multiplier: must be a number, is a string$"),
-        ({"smtpPort": 0}, r"smtpPort: input should be greater than or equal to 1"),
-        ({"smtpPort": 65536}, r"smtpPort: input should be less than or equal to 65535"),
-        ({"queueSize": 0}, r"queueSize: input should be greater"),
-        ({"workerCount": -1}, r"workerCount: input should be greater"),
+        ({"smtpPort": "25"}, r"json: smtpPort: must be a whole number, is a string$"),
+        ({"smtpPort": 2.5}, r"json: smtpPort: must be a whole number, is a number$"),
+        ({"smtpPort": True}, r"json: smtpPort: must be a whole number, is true$"),
+        ({"smtpPort": None}, r"json: smtpPort: must be a whole number, is null$"),
+        ({"smtpHost": 1}, r"json: smtpHost: must be a string, is a number$"),
+        ({"smtpHost": 0}, r"json: smtpHost: must be a string, is a number$"),
+        ({"smtpHost": ["a"]}, r"json: smtpHost: must be a string, is a list$"),
+        ({"continueOnError": 1}, r"json: continueOnError: must be true or false, is a number$"),
+        ({"continueOnError": "yes"}, r"json: continueOnError: must be true or false, is a string$"),
+        ({"retry": {"multiplier": "2"}}, r"json: retry.multiplier: must be a number, is a string$"),
+        ({"smtpPort": 0}, r"smtpPort: must be greater than or equal to 1"),
+        ({"smtpPort": 65536}, r"smtpPort: must be less than or equal to 65535"),
+        ({"queueSize": 0}, r"queueSize: must be greater"),
+        ({"workerCount": -1}, r"workerCount: must be greater"),
         ({"smtpHost": ""}, r"smtpHost: .*at least 1 character"),
         ({"queue": {"prefix": "Bad.Prefix"}}, r"queue.prefix: .*pattern"),
         ({"capture": {"whenFull": "explode"}}, r"capture.whenFull: .*'refuse' or 'dropOldest'"),
@@ -159,6 +159,17 @@ def test_auth_without_a_user_says_what_to_set(tmp_path: Path) -> None:
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     assert len(faults(tmp_path, {**GOOD, "smtpPort": "x", "queueSize": "y"})) == 2
     assert len(faults(tmp_path, {**GOOD, "smtpPort": 0, "queueSize": 0, "nope": 1})) == 3
+
+
+def test_faults_of_type_name_range_and_environment_are_told_together(tmp_path: Path) -> None:
+    found = {"smtpPrt": 25, "batchSize": 0, "queueSize": "10", "forwardSMTP": True}
+    told = [fault.rpartition("json: ")[2] for fault in faults(tmp_path, found, WORKER_COUNT="x")]
+    assert told == [
+        "queueSize: must be a whole number, is a string",
+        "WORKER_COUNT: must be a valid integer, is 'x'",
+        "batchSize: must be greater than or equal to 1, is 0",
+        "unknown key smtpPrt; did you mean smtpPort?",
+    ]
 
 
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:

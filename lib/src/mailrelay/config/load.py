@@ -20,6 +20,8 @@ from pydantic.fields import FieldInfo
 from mailrelay.config.model import DEVELOPMENT_DEFAULTS, RelayConfig
 from mailrelay.config.text import ConfigTextError, parse_config_text
 
+_SHOWN = 60  # characters of a wrong value that are repeated
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; `faults` has one line for each thing wrong."""
@@ -65,11 +67,13 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> RelayConfig:
 
     Raises ConfigError.
     """
+    where = str(path) if path is not None else "development defaults"
     if path is None:
         merged: dict[str, Any] = copy.deepcopy(DEVELOPMENT_DEFAULTS)
+        faults = []
     else:
         merged = _read_file(path)
-    faults = []
+        faults = [f"{where}: {fault}" for fault in _take_out_wrong_types(merged)]
     variables = {}
     for option in options():
         text = environ.get(option.variable)
@@ -78,19 +82,22 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> RelayConfig:
         try:
             value = TypeAdapter[Any](_type(option)).validate_strings(text)
         except ValidationError as error:
-            faults.append(f"{option.variable}: {_words(error.errors()[0])}")
+            faults.append(f"{option.variable}: {_words(error.errors()[0], option)}")
             continue
         variables[option.path] = option.variable
         _put(merged, option.path, value)
+    try:
+        config = RelayConfig.model_validate(merged)
+    except ValidationError as error:
+        faults += [
+            _fault(details, where, variables)
+            for details in error.errors()
+            # With values taken out, what contradicts what is anybody's guess.
+            if not faults or details["type"] != "value_error"
+        ]
     if faults:
         raise ConfigError(faults)
-    try:
-        return RelayConfig.model_validate(merged)
-    except ValidationError as error:
-        where = str(path) if path is not None else "development defaults"
-        raise ConfigError(
-            [_fault(details, where, variables) for details in error.errors()]
-        ) from error
+    return config
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -103,25 +110,24 @@ def _read_file(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path} is not UTF-8 text (octet {error.start})"]) from error
     try:
-        return _strictly_typed(parse_config_text(text))
+        return parse_config_text(text)
     except ConfigTextError as error:
         raise ConfigError([f"{path}: {error}"]) from error
 
 
-def _strictly_typed(found: dict[str, Any]) -> dict[str, Any]:
-    """Mark what JSON typed wrongly, so that `"25"` for a number is refused, not guessed at."""
-    faults = [
-        f"{section}: must be an object, is {_json_words(found[section])}"
-        for section in dict.fromkeys(option.path[0] for option in options() if option.path[1:])
-        if not isinstance(found.get(section, {}), dict)
-    ]
+def _take_out_wrong_types(found: dict[str, Any]) -> list[str]:
+    """Take out what JSON typed wrongly, and say so: `"25"` for a number is not guessed at."""
+    faults = []
+    for section in dict.fromkeys(option.path[0] for option in options() if option.path[1:]):
+        if not isinstance(found.get(section, {}), dict):
+            value = found.pop(section)
+            faults.append(f"{section}: must be an object, is {_json_words(value)}")
     for option in options():
         present, value = _get(found, option.path)
         if present and not _has_type(option, value):
             faults.append(f"{option.key}: must be {_type_words(option)}, is {_json_words(value)}")
-    if faults:
-        raise ConfigError(faults)
-    return found
+            _take_out(found, option.path)
+    return faults
 
 
 def _type(option: Option) -> Any:  # noqa: ANN401 — a type form, which has no type of its own
@@ -169,12 +175,22 @@ def _fault(details: Mapping[str, Any], where: str, variables: Mapping[tuple[str,
         hint = f"; did you mean {known[close[0]]}?" if close else ""
         return f"{source}: unknown key {'.'.join(path)}{hint}"
     prefix = f"{'.'.join(path)}: " if path else ""
-    return f"{source}: {prefix}{_words(details)}"
+    found = next((option for option in options() if option.path == path), None)
+    return f"{source}: {prefix}{_words(details, found)}"
 
 
-def _words(details: Mapping[str, Any]) -> str:
+def _words(details: Mapping[str, Any], option: Option | None) -> str:
+    """Say what is allowed, and what was found unless that is a secret."""
     words = str(details["msg"]).removeprefix("Value error, ")
-    return words[0].lower() + words[1:] if not words.startswith("TLS") else words
+    words = words.replace("Input should", "must", 1).partition(", unable to")[0]
+    value = details.get("input")
+    if option is None or option.is_secret or not isinstance(value, str | int | float):
+        return words
+    return (
+        f"{words}, is {str(value)[:_SHOWN]!r}"
+        if isinstance(value, str)
+        else (f"{words}, is {value}")
+    )
 
 
 def _get(tree: dict[str, Any], path: tuple[str, ...]) -> tuple[bool, Any]:
@@ -184,6 +200,12 @@ def _get(tree: dict[str, Any], path: tuple[str, ...]) -> tuple[bool, Any]:
             return False, None
         node = node[key]
     return True, node
+
+
+def _take_out(tree: dict[str, Any], path: tuple[str, ...]) -> None:
+    for key in path[:-1]:
+        tree = tree[key]
+    del tree[path[-1]]
 
 
 def _put(tree: dict[str, Any], path: tuple[str, ...], value: object) -> None:
