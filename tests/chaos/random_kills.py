@@ -119,23 +119,23 @@ async def run_kills(folder: Path, *, rounds: int, seed: int) -> Run:
         retries_temporary=True,
         patience_seconds=60,
     )
-    ledger = Ledger(folder / "ledger.jsonl")
-    async with upstream_process(port, record):
-        await relay.start()
-        try:
-            load = asyncio.create_task(run_load(plan, ledger))
-            watch = asyncio.create_task(_watch_in_flight(relay, run))
-            await _kill_in_order(relay, order, draw, run)
-            run.load = await load
-            watch.cancel()
-            await relay.wait_ready(60)
-            await _wait_drained(relay)
-            assert await relay.stop() == 0
-        finally:
-            if relay.process is not None and relay.process.returncode is None:
-                relay.process.kill()
-                await relay.process.wait()
-    run.verdict = compare(ledger, read_deliveries(record))
+    with Ledger(folder / "ledger.jsonl") as ledger:
+        async with upstream_process(port, record):
+            await relay.start()
+            try:
+                load = asyncio.create_task(run_load(plan, ledger))
+                watch = asyncio.create_task(_watch_in_flight(relay, run))
+                await _kill_in_order(relay, order, draw, run)
+                run.load = await load
+                watch.cancel()
+                await relay.wait_ready(60)
+                await _wait_drained(relay)
+                assert await relay.stop() == 0
+            finally:
+                if relay.process is not None and relay.process.returncode is None:
+                    relay.process.kill()
+                    await relay.process.wait()
+        run.verdict = compare(ledger, read_deliveries(record))
     _trace_duplicates(run, record)
     return run
 

@@ -105,6 +105,7 @@ async def test_a_changed_retry_schedule_strands_no_deferred_mail(tmp_path: Path)
         assert upstream.attempts == {"slow@example.com": 3}
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_stop_under_load_loses_nothing_and_leaves_no_process(
     tmp_path: Path, number: signal.Signals
@@ -136,7 +137,7 @@ async def test_a_stop_under_load_loses_nothing_and_leaves_no_process(
         assert not [child for child in children if child.is_running()]
         assert "Traceback" not in relay.log_text
         await relay.start()
-        await relay.wait_health(30, queued_emails=0)
+        await relay.wait_health(45, queued_emails=0)
         taken = [address for delivery in upstream.received for address in delivery.rcpt_tos]
         assert set(accepted) <= set(taken)
         assert len(taken) == len(set(taken)), "an orderly stop repeats nothing"

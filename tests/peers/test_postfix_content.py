@@ -95,7 +95,7 @@ async def test_missing_date_and_message_id_are_made_from_the_submission(
     _, _, below_received = take_field(mail.content)
     _, date, below_date = take_field(below_received)
     _, message_id, _ = take_field(below_date)
-    assert date == f"Date: {found.received.date:%a, %d %b %Y %H:%M:%S} -0000\r\n".encode()
+    assert date == f"Date: {found.received.date:%a, %d %b %Y %H:%M:%S} +0000\r\n".encode()
     assert message_id == f"Message-ID: <{submitted.queue_id}@relay.test>\r\n".encode()
 
 
