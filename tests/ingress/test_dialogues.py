@@ -24,6 +24,7 @@ from tests.support.smtp_client import SmtpDialogue
 
 CONTENT = b"Subject: x\r\n\r\ntext\r\n"
 HOST = "127.0.0.1"
+MAX_MESSAGE_BYTES = 1024 * 1024  # as conftest.py configures it
 
 
 @contextlib.asynccontextmanager
@@ -318,6 +319,37 @@ async def test_smuggling_is_refused_and_there_is_no_second_message(
     assert await queued(server, log) == before
 
 
+async def test_a_refused_message_whose_end_is_not_found_is_not_read_as_commands(
+    unharmed: Ingress, server: NatsServer, log: Logger
+) -> None:
+    """It is too big first, and has a bare line feed then: the rest is content, not commands."""
+    before = await queued(server, log)
+    async with greeted(unharmed) as dialogue:
+        await dialogue.cmd("MAIL FROM:<a@sender.test>", 250)
+        await dialogue.cmd("RCPT TO:<b@reader.test>", 250)
+        await dialogue.cmd("DATA", 354)
+        line = b"x" * 76 + b"\r\n"
+        dialogue.send_raw(line * (MAX_MESSAGE_BYTES // len(line) + 2000))
+        await dialogue.drain()
+        dialogue.send_raw(b"bare\nline" + b"\r\n" * 3 + SMUGGLED)
+        assert (await dialogue.read_reply()).code == 552
+        await dialogue.expect_closed()
+    assert await queued(server, log) == before
+
+
+async def test_a_client_that_is_told_to_come_again_may_do_so_often(unharmed: Ingress) -> None:
+    async with greeted(unharmed) as dialogue:
+        await dialogue.cmd("MAIL FROM:<a@sender.test>", 250)
+        for number in range(20_000):
+            dialogue.send_raw(b"RCPT TO:<r%d@reader.test>\r\n" % number)
+            if number % 500 == 499:
+                for _ in range(500):
+                    assert (await dialogue.read_reply()).code == 250
+        for _ in range(30):  # more than the errors that end a session
+            await dialogue.cmd("RCPT TO:<more@reader.test>", 452)
+        await dialogue.cmd("NOOP", 250)
+
+
 @pytest.mark.parametrize("ending", [b"\n.\n", b"\n.\r\n", b"\r.\r\n", b"\r\n.\n"], ids=repr)
 async def test_a_client_that_ends_its_mail_wrongly_is_told_at_once(
     ending: bytes, unharmed: Ingress
@@ -468,7 +500,7 @@ async def test_authentication_works_with_plain_and_login(
         await dialogue.cmd(f"AUTH LOGIN {user}", 334)
         await dialogue.cmd(password, 235)
     async with greeted(secure_ingress) as dialogue:
-        await dialogue.cmd("AUTH PLAIN", 334)
+        await dialogue.cmd("auth plain", 334)
         whole = base64.b64encode(f"\0{USER}\0{PASSWORD}".encode()).decode()
         await dialogue.cmd(whole, 235)
 

@@ -9,9 +9,9 @@ import pytest
 from mailrelay.config.model import RelayConfig
 from mailrelay.mail.header import read_header
 from mailrelay.mail.reply import Reply
-from mailrelay_ingress import replies
+from mailrelay_ingress import memory, replies
 from mailrelay_ingress.authentication import Authenticator
-from mailrelay_ingress.memory import SMALL_BYTES, MemoryBudget
+from mailrelay_ingress.memory import MemoryBudget
 from mailrelay_ingress.policy import MAX_RECIPIENTS, Policy
 from mailrelay_ingress.session import Client, Transaction, is_local_address
 
@@ -231,11 +231,11 @@ async def test_messages_that_all_outgrow_their_small_share_end_all() -> None:
     async def message(number: int) -> None:
         share = budget.share()
         try:
-            await share.reserve(0)
+            assert await share.reserve_small()
             await asyncio.sleep(0)
-            await share.reserve(SMALL_BYTES + 1)
+            assert await share.reserve_large()
             await asyncio.sleep(0)
-            await share.reserve(10 * SMALL_BYTES)
+            assert await share.reserve_large()
             done.append(number)
         finally:
             share.give_back()
@@ -248,8 +248,8 @@ async def test_messages_that_all_outgrow_their_small_share_end_all() -> None:
 async def test_a_message_that_is_cancelled_while_it_waits_leaves_no_hole() -> None:
     budget = MemoryBudget(small=1, large=1)
     first, second = budget.share(), budget.share()
-    await first.reserve(SMALL_BYTES + 1)
-    waiting = asyncio.create_task(second.reserve(1))
+    await first.reserve_small()
+    waiting = asyncio.create_task(second.reserve_small())
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
@@ -258,21 +258,31 @@ async def test_a_message_that_is_cancelled_while_it_waits_leaves_no_hole() -> No
     first.give_back()
     third, fourth = budget.share(), budget.share()
     async with asyncio.timeout(1):
-        await third.reserve(SMALL_BYTES + 1)
-    blocked = asyncio.create_task(fourth.reserve(1))
+        assert await third.reserve_small()
+    blocked = asyncio.create_task(fourth.reserve_small())
     await asyncio.sleep(0)
     assert not blocked.done()
     third.give_back()
-    await blocked
+    assert await blocked
 
 
 async def test_small_messages_go_on_while_large_ones_wait() -> None:
     budget = MemoryBudget(small=3, large=1)
     large, waits, small = budget.share(), budget.share(), budget.share()
-    await large.reserve(SMALL_BYTES + 1)
-    waiting = asyncio.create_task(waits.reserve(SMALL_BYTES + 1))
+    for share in (large, waits):
+        assert await share.reserve_small()
+    assert await large.reserve_large()
+    waiting = asyncio.create_task(waits.reserve_large())
     await asyncio.sleep(0)
     async with asyncio.timeout(1):
-        await small.reserve(SMALL_BYTES)
+        assert await small.reserve_small()
     large.give_back()
-    await waiting
+    assert await waiting
+
+
+async def test_waiting_for_memory_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "WAIT_SECONDS", 0.05)
+    budget = MemoryBudget(small=1, large=1)
+    first, second = budget.share(), budget.share()
+    assert await first.reserve_small()
+    assert not await second.reserve_small()

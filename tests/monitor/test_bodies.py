@@ -56,7 +56,7 @@ class Store:
             "lane": (names.lane_subject(LADDER[-1], submission), encode_jobs([named])),
             "failed": (names.failed_subject(submission, 2), encode_failed(failed(named))),
             "capture": (
-                names.capture_subject(submission, 1),
+                names.capture_subject(submission, 1, "hash"),
                 encode_capture(CaptureRecord(named, 1.0)),
             ),
         }[holder]

@@ -151,7 +151,7 @@ TROUBLE: list[tuple[str, Action]] = [
     ("stall", Stall()),
     ("garbage", Garbage(b"this is no reply\r\n")),
     ("binary", Garbage(b"\xff\xfe\0\x01\r\n")),
-    ("wrong code", Reply(299, "2.0.0 What")),
+    ("wrong code", Reply(399, "What")),
 ]
 
 

@@ -49,6 +49,7 @@ from mailrelay_cli.supervisor import ChildSpec, GiveUpError, StopRequest, Superv
 
 NATS = "nats"
 # Seconds from SIGTERM to SIGKILL. First who takes mail in, last who keeps it.
+# A sender gets `processingTimeout` on top: it waits for the answers to final dots.
 STOP_SECONDS = {"ingress": 10.0, "sender": 15.0, "monitor": 5.0, NATS: 10.0}
 _OWN_VARIABLES = (
     "MAILRELAY_CONFIG",
@@ -281,7 +282,8 @@ class _Relay:
             argv=(sys.executable, "-P", "-m", f"mailrelay_{name}"),
             env=env,
             fds=(self._lifeline, prepared.children_lock, *listen_fds),
-            stop_seconds=STOP_SECONDS[name],
+            stop_seconds=STOP_SECONDS[name]
+            + (prepared.config.processing_timeout if name == "sender" else 0),
         )
 
     async def _wait_queue(self) -> None:

@@ -15,6 +15,10 @@ from mailrelay.mail.reply import Reply
 
 # The first replies tell how it began and the last how it stands; between them a bounded number.
 MAX_HISTORY = 100
+# Of all recipients of a job together: some 2.5 MB with the longest replies, so that a job of a
+# thousand recipients that is deferred for days still fits into one record.
+MAX_JOB_HISTORY = 4000
+MIN_HISTORY = 2  # the first and the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +39,11 @@ class Recipient:
     address: str
     tries: tuple[Try, ...] = ()
 
-    def tried(self, new: Try) -> Recipient:
-        """Return the recipient with one more attempt in its history."""
+    def tried(self, new: Try, keep: int = MAX_HISTORY) -> Recipient:
+        """Return the recipient with one more attempt in its history, of which `keep` stay."""
         tries = (*self.tries, new)
-        if len(tries) > MAX_HISTORY:
-            tries = (tries[0], *tries[-(MAX_HISTORY - 1) :])
+        if len(tries) > keep:
+            tries = (tries[0], *tries[-(keep - 1) :])
         return replace(self, tries=tries)
 
 
@@ -79,6 +83,12 @@ class Job:
     def name(self) -> str:
         """The submission and job, as logs and message ids name it."""
         return f"{self.submission}.{self.batch}"
+
+    @property
+    def history_kept(self) -> int:
+        """How many tries of each recipient fit."""
+        share = MAX_JOB_HISTORY // max(1, len(self.recipients))
+        return max(MIN_HISTORY, min(MAX_HISTORY, share))
 
     def only(self, numbers: frozenset[int]) -> tuple[Recipient, ...]:
         """Return the recipients with those numbers, in the envelope's order."""

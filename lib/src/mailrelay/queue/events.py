@@ -31,7 +31,8 @@ events_dropped = Counter("mailrelay_events_dropped_total", "Events that could no
 
 WAIT_SECONDS = 1.0
 _MAX_PER_RECORD = 200
-_MAX_ADDRESSES_PER_RECORD = 20_000  # some 2 MB: below the server's max_payload
+_MAX_RECORD_BYTES = 2 * 1024 * 1024  # a single event may be larger, up to some 5 MB
+_FIELDS_BYTES = 200
 _CAPACITY = 20_000
 _PAUSE_SECONDS = 0.25
 _READ_BATCH = 256
@@ -117,19 +118,25 @@ class EventWriter:
 
     def _next_batch(self) -> list[tuple[Event, asyncio.Future[None]]]:
         batch: list[tuple[Event, asyncio.Future[None]]] = []
-        addresses = 0
+        size = 0
         while self._waiting and len(batch) < _MAX_PER_RECORD:
-            addresses += _addresses(self._waiting[0][0])
-            if batch and addresses > _MAX_ADDRESSES_PER_RECORD:
+            size += _size_bytes(self._waiting[0][0])
+            if batch and size > _MAX_RECORD_BYTES:
                 break
             batch.append(self._waiting.popleft())
         return batch
 
 
-def _addresses(event: Event) -> int:
+def _size_bytes(event: Event) -> int:
+    """About how large an event is in its record."""
     if isinstance(event, Accepted):
-        return len(event.recipients)
-    return len(event.addresses) if isinstance(event, Attempted) else 1
+        return _FIELDS_BYTES + sum(len(address) + 8 for address in event.recipients)
+    if isinstance(event, Attempted):
+        return _FIELDS_BYTES + sum(
+            _FIELDS_BYTES + len(address) + len(outcome.reply.text)
+            for address, outcome in zip(event.addresses, event.outcomes, strict=True)
+        )
+    return _FIELDS_BYTES
 
 
 def _finish(future: asyncio.Future[None]) -> None:

@@ -90,9 +90,12 @@ class Names:
         """The one place of a failed recipient's record."""
         return f"{self.prefix}.failed.{submission}.{recipient}"
 
-    def capture_subject(self, submission: QueueId, batch: int) -> str:
-        """The one place of a captured job's record."""
-        return f"{self.prefix}.capture.{submission}.{batch}"
+    def capture_subject(self, submission: QueueId, batch: int, recipients: str) -> str:
+        """The one place of the record of captured recipients (`recipients` is their hash).
+
+        A job's recipients may be captured at different times, and none may push out another.
+        """
+        return f"{self.prefix}.capture.{submission}.{batch}-{recipients}"
 
     def body_subject(self, submission: QueueId, chunk: int) -> str:
         """The one place of a chunk of content."""

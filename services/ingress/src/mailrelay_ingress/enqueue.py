@@ -194,8 +194,9 @@ class Intake:
             return
         self._pieces.append(piece)
         self._held_bytes += len(piece)
-        if self._held_bytes > SMALL_BYTES:
-            await self._share.reserve(self._held_bytes)
+        if self._held_bytes > SMALL_BYTES and not await self._share.reserve_large():
+            self.refuse(replies.BUSY)
+            return
         if self._held_bytes > MAX_INLINE_BYTES or self._chunks:
             self._put_fields_on_top()
             await self._store_chunks(at_least=CHUNK_BYTES)

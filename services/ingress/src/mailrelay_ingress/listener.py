@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import logging
 import socket
 import ssl
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from prometheus_client import Counter, Gauge
@@ -32,6 +33,9 @@ from mailrelay_ingress.session import Client, Transaction, is_local_address
 READ_BYTES = 64 * 1024
 IDLE_SECONDS = 300.0  # RFC 5321 section 4.5.3.2.7
 MAX_COMMAND_OCTETS = 2048  # RFC 5321 asks for 512 and more where extensions need it
+# A whole DATA: far less than the hour after which the monitor takes chunks that no record names
+# for left behind.
+MAX_DATA_SECONDS = 30 * 60.0
 MAX_ERRORS = 20  # refused commands in one session before it is closed (Postfix's hard limit)
 # How much of a message that is too big is still read to give its sender the reply.
 DRAIN_FACTOR = 2
@@ -43,6 +47,10 @@ _rejections = Counter(
     "Commands and messages refused, by reply code.",
     ["code"],  # three digits and the enhanced code, all of them in replies.py
 )
+
+_TAKEN = 250
+# Told to a client that did nothing wrong: it may come as often as it likes.
+_NO_ERRORS = frozenset({"421", "451", "452"})
 
 _BY_FAULT = {
     Fault.BARE_LINE_END: replies.BARE_LINE_END,
@@ -164,8 +172,11 @@ class SmtpSession(SMTP):
 
     async def handle_exception(self, error: Exception) -> str:
         """Log what went wrong in our code and tell the client to come again: never a 5xx."""
-        self._parts.log.error("smtp.exception", exc_info=error, client=self._client.address)
+        self._log_exception(error)
         return str(replies.LOCAL_ERROR)
+
+    def _log_exception(self, error: Exception) -> None:
+        self._parts.log.error("smtp.exception", exc_info=error, client=self._client.address)
 
     # Replies.
     async def push(self, status: Any) -> None:  # noqa: ANN401 — aiosmtpd: str or bytes
@@ -181,6 +192,8 @@ class SmtpSession(SMTP):
 
     async def _count_refusal(self, status: str) -> None:
         _rejections.labels(" ".join(status.split(" ", 2)[:2])).inc()
+        if status[:3] in _NO_ERRORS:
+            return
         self._errors += 1
         if self._errors == MAX_ERRORS and self.transport is not None:
             self.say_and_close(replies.TOO_MANY_ERRORS)
@@ -244,33 +257,50 @@ class SmtpSession(SMTP):
         submission = Submission.begin(client, transaction, self._parts.host_name)
         share = self._parts.budget.share()
         self.in_data = True
+        ended = False
         try:
-            await share.reserve(transaction.declared_bytes)
+            if not await share.reserve_small():
+                await self._say(replies.BUSY)
+                return
             intake = self._parts.enqueuer.begin(submission, share, self._parts.policy.on_header)
             await self._say(replies.START_MAIL_INPUT)
             try:
-                await self._take_content(intake)
+                ended = await self._take_content(intake)
                 reply = await self._parts.enqueuer.finish(intake)
             finally:
                 await intake.abandon()
+        except Exception as error:
+            if ended or isinstance(error, ConnectionError):
+                raise
+            # What follows is the rest of the content: it must not be read as commands.
+            self._log_exception(error)
+            self._close_in_content(replies.LOCAL_ERROR)
         finally:
             share.give_back()
             self.in_data = False
         self._set_rset_state()
         if intake.refusal is not None:
-            self._log_rejection(reply, f"DATA id {submission.queue_id}")
+            self._log_rejection(reply, "DATA", submission.queue_id)
+        if not ended:
+            self._close_in_content(reply)
+        if intake.refusal is None and reply.code == _TAKEN:
+            self._errors = 0
         await self._say(reply)
-        if reply is replies.BARE_LINE_END and self.transport is not None:
-            self.transport.close()
-            raise ConnectionResetError  # what else came must not be taken for commands
         if self._listener.is_stopping:
             self.say_and_close(replies.SHUTTING_DOWN)
 
-    async def _take_content(self, intake: Intake) -> None:
-        """Read up to the end of data, at most `READ_BYTES` at a time."""
+    def _close_in_content(self, reply: Reply) -> NoReturn:
+        """End the session where the end of the data was not found (SMTP smuggling)."""
+        _rejections.labels(f"{reply.code} {reply.enhanced}").inc()
+        self.say_and_close(reply)
+        raise ConnectionResetError
+
+    async def _take_content(self, intake: Intake) -> bool:
+        """Read up to the end of data, at most `READ_BYTES` at a time; return whether it came."""
         scanner = ContentScanner()
         size = 0
         limit = self._parts.max_message_bytes
+        ends_at = self.loop.time() + MAX_DATA_SECONDS
         while not scanner.ended:
             chunk = await self._reader.read(READ_BYTES)
             if not chunk:
@@ -281,16 +311,17 @@ class SmtpSession(SMTP):
             if scanner.fault is Fault.BARE_LINE_END:
                 # The end of such a message is in the eye of the beholder: do not look for it.
                 intake.refuse(replies.BARE_LINE_END)
-                return
+                return False
             if scanner.fault is not None:
                 intake.refuse(_BY_FAULT[scanner.fault])
             elif size - len(scanner.rest) > limit:
                 intake.refuse(replies.TOO_BIG)
-            if size > limit * DRAIN_FACTOR:
-                self.say_and_close(replies.TOO_BIG)
-                raise ConnectionResetError
+            if size > limit * DRAIN_FACTOR or self.loop.time() > ends_at:
+                intake.refuse(replies.TOO_SLOW)
+                return False
             await intake.add(piece)
         self._put_back(scanner.rest)
+        return True
 
     def _put_back(self, octets: bytes) -> None:
         """Return pipelined commands to the reader; aiosmtpd reads its commands from there."""
@@ -346,6 +377,11 @@ class SmtpSession(SMTP):
         self._client = replace(self._client, helo="", esmtp=False, user="", tls=name)
 
     # Authentication.
+    async def smtp_AUTH(self, arg: str) -> None:  # noqa: N802
+        """AUTH; the mechanism's name in any case (RFC 5321 section 2.4)."""
+        mechanism, space, rest = (arg or "").partition(" ")
+        await super().smtp_AUTH(mechanism.upper() + space + rest)
+
     def _authenticate_login(
         self,
         _server: SMTP,
@@ -368,10 +404,11 @@ class SmtpSession(SMTP):
     def _client_now(self) -> Client:
         return self._client
 
-    def _log_rejection(self, reply: Reply, command: str) -> None:
+    def _log_rejection(self, reply: Reply, command: str, queue_id: str = "") -> None:
         octets = (command or "").encode("utf-8", "surrogateescape")
         self._parts.log.info(
             "mail.rejected",
+            **({"id": queue_id} if queue_id else {}),
             client=self._client.address,
             user=self._client.user,
             command=octets.decode("utf-8", "backslashreplace")[:300],
@@ -403,6 +440,8 @@ class Listener:
 
     async def start(self, sockets: list[socket.socket]) -> None:
         """Serve on `sockets`, which are bound already."""
+        # aiosmtpd's own log repeats commands, and a lost client may send a password as one.
+        logging.getLogger("mail.log").setLevel(logging.CRITICAL)
         loop = asyncio.get_running_loop()
         for sock in sockets:
             server = await loop.create_server(

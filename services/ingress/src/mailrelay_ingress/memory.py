@@ -1,8 +1,8 @@
 """One budget for the content in memory, whatever clients do. When it is used up, nobody reads.
 
 Every message begins with a small share. One that outgrows it needs a large share, enough for all
-that a message of any size ever holds at once; whoever has a large share waits for nobody but the
-queue, so the waiting always ends (no two can wait for each other).
+that a message of any size ever holds at once. Shares are taken as content comes, never because a
+client announced it, and waiting for one has a limit: slow clients may hold them all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ CHUNKS_IN_FLIGHT = 4
 # Inline content, or chunks on their way; twice, because a record is joined before it is sent.
 LARGE_BYTES = max(2 * MAX_INLINE_BYTES, (CHUNKS_IN_FLIGHT + 2) * CHUNK_BYTES)
 _SMALL_SHARES = 256  # 32 MB
-_LARGE_SHARES = 12  # 36 MB
+_LARGE_SHARES = 24  # 72 MB
+WAIT_SECONDS = 30.0  # then 452: a client would rather be told than wait
 
 
 class MemoryBudget:
@@ -39,14 +40,22 @@ class Share:
         self._large = large
         self._held: list[asyncio.Semaphore] = []
 
-    async def reserve(self, size_bytes: int) -> None:
-        """Wait until the message may hold `size_bytes` (above the small share: a large one)."""
-        if self._small not in self._held:
-            await self._small.acquire()
-            self._held.append(self._small)
-        if size_bytes > SMALL_BYTES and self._large not in self._held:
-            await self._large.acquire()
-            self._held.append(self._large)
+    async def reserve_small(self) -> bool:
+        """Take what every message needs; whether there was any within `WAIT_SECONDS`."""
+        return await self._take(self._small)
+
+    async def reserve_large(self) -> bool:
+        """Take what a message needs that outgrew `SMALL_BYTES`; whether there was any in time."""
+        return self._large in self._held or await self._take(self._large)
+
+    async def _take(self, shares: asyncio.Semaphore) -> bool:
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await shares.acquire()
+        except TimeoutError:
+            return False
+        self._held.append(shares)
+        return True
 
     def give_back(self) -> None:
         """Return everything."""

@@ -49,6 +49,8 @@ TOO_BIG = Reply(552, "5.3.4", "Message size exceeds fixed limit")
 LOOP = Reply(554, "5.4.6", "Too many hops: mail loop")
 
 QUEUE_UNREACHABLE = Reply(451, "4.3.0", "Queue temporarily unavailable, try again later")
+TOO_SLOW = Reply(421, "4.4.2", "Message data took too long or does not end, closing")
+BUSY = Reply(452, "4.3.1", "Too much mail at once, try again later")
 QUEUE_FULL = Reply(452, "4.3.1", "Queue full, try again later")
 
 

@@ -28,17 +28,17 @@ class Stage(Enum):
     CONTENT = "content"  # the final dot was sent
 
 
-_ACCEPTED = {
-    Stage.MAIL: frozenset({250}),
-    Stage.RCPT: frozenset({250, 251}),
-    Stage.DATA: frozenset({START_INPUT}),
-    Stage.CONTENT: frozenset({250}),
-}
+_POSITIVE = 2  # the first digit
 
 
 def is_accepted(stage: Stage, reply: Reply) -> bool:
-    """Tell whether the attempt goes on after this reply."""
-    return reply.code in _ACCEPTED[stage]
+    """Tell whether the attempt goes on after this reply.
+
+    The first digit decides (RFC 5321 section 4.2.1), but for the one intermediate reply.
+    """
+    if stage is Stage.DATA:
+        return reply.code == START_INPUT
+    return reply.code // 100 == _POSITIVE
 
 
 def disposition_of(stage: Stage, reply: Reply) -> Disposition:

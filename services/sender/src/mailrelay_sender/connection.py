@@ -30,6 +30,7 @@ QUIT_SECONDS = 2.0
 IDLE_SECONDS = 25.0  # below the shortest idle time-out that servers commonly have (30 s)
 MAX_MESSAGES = 500  # then a fresh connection, so that a changed upstream is noticed
 _WRITE_BYTES = 128 * 1024
+_LOOK_SECONDS = 0.02
 
 
 class HopError(Exception):
@@ -73,11 +74,19 @@ class UpstreamSettings:
         return f"UpstreamSettings(host_name={self.host_name!r}, username={self.username!r})"
 
 
+@dataclass(slots=True)
+class Verdicts:
+    """How many final dots were sent and not answered yet: who ends one now repeats the mail."""
+
+    awaited: int = 0
+
+
 class HopConnection:
     """One open connection, ready for a transaction."""
 
-    def __init__(self, client: aiosmtplib.SMTP, next_hop: str) -> None:
+    def __init__(self, client: aiosmtplib.SMTP, next_hop: str, verdicts: Verdicts) -> None:
         self._client = client
+        self._verdicts = verdicts
         self._next_hop = next_hop
         self.messages = 0
         self.idle_since = 0.0
@@ -120,7 +129,11 @@ class HopConnection:
                     await protocol._drain_helper()  # noqa: SLF001
         except (ConnectionError, OSError) as error:
             raise LostError(connection_lost(self._next_hop, _why(error))) from error
-        return await self.command(b".")
+        self._verdicts.awaited += 1
+        try:
+            return await self.command(b".")
+        finally:
+            self._verdicts.awaited -= 1
 
     def abort(self) -> None:
         """Drop the connection at once; what was not ended by a final dot is not taken."""
@@ -143,6 +156,14 @@ class ConnectionPool:
         self._hop = hop
         self._settings = settings
         self._idle: deque[HopConnection] = deque()
+        self._verdicts = Verdicts()
+
+    async def wait_verdicts(self, limit_seconds: float) -> None:
+        """Wait until every final dot is answered, `limit_seconds` at most."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + limit_seconds
+        while self._verdicts.awaited and loop.time() < ends_at:  # noqa: ASYNC110 — plain state
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def get(self, *, fresh: bool = False) -> HopConnection:
         """Return a connection: an idle one, or (always when `fresh`) a new one.
@@ -206,7 +227,7 @@ class ConnectionPool:
         except asyncio.CancelledError:
             client.close()
             raise
-        return HopConnection(client, hop.next_hop)
+        return HopConnection(client, hop.next_hop, self._verdicts)
 
     async def _authenticate(self, client: aiosmtplib.SMTP) -> None:
         if not self._settings.username:

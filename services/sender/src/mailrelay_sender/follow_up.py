@@ -45,7 +45,8 @@ def follow_up(
     failed: list[FailedRecord] = []
     for recipient in job.recipients:
         outcome = by_number[recipient.number]
-        tried = recipient.tried(Try(job.attempt, now, outcome.next_hop, outcome.reply))
+        latest = Try(job.attempt, now, outcome.next_hop, outcome.reply)
+        tried = recipient.tried(latest, job.history_kept)
         if outcome.disposition is Disposition.DEFERRED:
             deferred.append(tried)
         elif outcome.disposition is Disposition.CAPTURED:

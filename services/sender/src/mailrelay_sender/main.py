@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from collections import deque
 from collections.abc import Mapping
 
 from mailrelay.config.load import ConfigError
@@ -23,10 +24,18 @@ from mailrelay_sender.connection import IDLE_SECONDS, ConnectionPool, UpstreamSe
 from mailrelay_sender.route import SmartHost, route_of
 from mailrelay_sender.settle import Settler
 from mailrelay_sender.slots import Slots
-from mailrelay_sender.work import WorkParts, schedule_of, work_slot
+from mailrelay_sender.work import (
+    MAX_PARKED,
+    Parked,
+    WorkParts,
+    schedule_of,
+    settle_parked,
+    work_slot,
+)
 
 GRACE_SECONDS = 10.0  # for the attempts under way when told to stop
 _EVENTS_SECONDS = 1.0
+_SETTLE_SECONDS = 1.0
 
 
 def main(environ: Mapping[str, str]) -> int:
@@ -61,6 +70,7 @@ async def _deliver(
     events = EventWriter(connection, publisher, events_dropped.inc)
     bodies = BodyStore(connection, publisher)
     settler = Settler(connection, events, bodies, log, system_clock)
+    parked: Parked = deque()
     slots = Slots(
         connection,
         config.worker_count,
@@ -68,6 +78,7 @@ async def _deliver(
         log,
         system_clock,
         ack_wait_seconds=config.queue.ack_wait_seconds,
+        takes_new=lambda: len(parked) < MAX_PARKED,
     )
     route = route_of(config)
     pool = ConnectionPool(route, upstream) if isinstance(route, SmartHost) else None
@@ -82,8 +93,10 @@ async def _deliver(
         tracing=tracing,
         log=log,
         clock=system_clock,
+        parked=parked,
     )
-    background = [asyncio.ensure_future(part) for part in (*slots.run(), events.run())]
+    running = (*slots.run(), events.run(), settle_parked(parts))
+    background = [asyncio.ensure_future(part) for part in running]
     if pool is not None:
         background.append(asyncio.create_task(_close_idle(pool)))
     probe = start_probe(
@@ -104,6 +117,10 @@ async def _deliver(
     await slots.stop()
     if orderly:
         await slots.wait_idle(GRACE_SECONDS)
+        if pool is not None:
+            # An attempt may be cut off anywhere but behind its final dot: that would repeat it.
+            await pool.wait_verdicts(config.processing_timeout)
+            await slots.wait_idle(_SETTLE_SECONDS)
         await events.wait_written(_EVENTS_SECONDS)
     for task in (stopped, gone, *background, *workers):
         task.cancel()

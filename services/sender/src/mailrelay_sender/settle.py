@@ -15,11 +15,11 @@ from prometheus_client import Counter, Histogram
 
 from mailrelay.mail.disposition import Disposition, Outcome
 from mailrelay.mail.event import Attempted, Summary
-from mailrelay.mail.job import Body, CaptureRecord, FailedRecord, Job
+from mailrelay.mail.job import Body, CaptureRecord, FailedRecord, Job, recipients_hash
 from mailrelay.queue.bodies import MAX_COPIED_BYTES, BodyStore
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import Claim
-from mailrelay.queue.errors import QueueError
+from mailrelay.queue.errors import QueueError, QueueFullError
 from mailrelay.queue.events import EventWriter
 from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.lanes import lane_for
@@ -69,16 +69,20 @@ class Settler:
         self._events = events
         self._log = log
         self._clock = clock
+        # Bodies of jobs whose settling is under way, and when they were written.
+        self._written: dict[str, tuple[Body, float]] = {}
 
     async def settle(
         self, claim: Claim, job: Job, rest: FollowUp, *, route: str, duration_seconds: float
     ) -> None:
         """Carry out what `rest` says, then ack the claim."""
         kept = await self._with_stored_body(job, rest)
-        if kept.deferred is not None:
-            await self._store_deferred(job, kept.deferred)
+        # Failed records first: once the deferred job is stored it may run and end, and its end
+        # prompts the question whether anything names the body.
         for record in kept.failed:
             await self._store_failed(job, record)
+        if kept.deferred is not None:
+            await self._store_deferred(job, kept.deferred)
         if kept.captured is not None:
             await self._store_captured(kept.captured)
         if kept.done:
@@ -88,6 +92,7 @@ class Settler:
         stored = kept.deferred or (kept.failed[0].job if kept.failed else job)
         await self._events.tell_and_wait(_event(job, stored, kept, self._clock(), duration_seconds))
         await self._ack(claim, job)
+        self._written.pop(job.name, None)
 
     async def move(self, claim: Claim, job: Job) -> None:
         """Store a job that is not due in the lane it waits in next, then ack (queue rule 6)."""
@@ -130,12 +135,17 @@ class Settler:
         return replace(rest, deferred=deferred, failed=failed)
 
     async def _store_body(self, job: Job) -> Body:
+        """Write a job's content as a body, once while its settling is repeated."""
+        known = self._written.get(job.name)
+        if known is not None:
+            return known[0]
         bodies = []
 
         async def store() -> None:
             bodies.append(await self._bodies.store_content(job.submission, job.content))
 
         await self._until_done("store", job, store)
+        self._written[job.name] = (bodies[-1], self._clock())
         return bodies[-1]
 
     def _keeps_body(
@@ -148,13 +158,12 @@ class Settler:
         """
         if body is None or not job.content:
             return step
-        written_at = self._clock()
 
         async def keep() -> None:
-            nonlocal written_at
+            _, written_at = self._written[job.name]
             if self._clock() - written_at >= REWRITE_BODY_SECONDS:
                 await self._bodies.store_content(job.submission, job.content)
-                written_at = self._clock()
+                self._written[job.name] = (body, self._clock())
             await step()
 
         return keep
@@ -178,7 +187,9 @@ class Settler:
 
     async def _store_captured(self, job: Job) -> None:
         record = CaptureRecord(job, self._clock())
-        subject = self._names.capture_subject(job.submission, job.batch)
+        subject = self._names.capture_subject(
+            job.submission, job.batch, recipients_hash(job.recipients)
+        )
         name = message_id(job, "captured", job.recipients)
         await self._store(job, Record(subject, encode_capture(record), name))
 
@@ -213,11 +224,18 @@ class Settler:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def _until_done(self, what: str, job: Job, step: Callable[[], Awaitable[None]]) -> None:
-        """Repeat a step until the queue has confirmed it; the claim is held meanwhile."""
+        """Repeat a step until the queue has confirmed it; the claim is held meanwhile.
+
+        Raises QueueFullError: the caller keeps the outcome and comes again.
+        """
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
                 return await step()
+            except QueueFullError as error:
+                # Room comes from other mail's attempts, which need what this one would hold.
+                self._log.warning("settle.repeats", step=what, id=job.submission, error=str(error))
+                raise
             except QueueError as error:
                 _held_up.inc()
                 self._log.warning("settle.repeats", step=what, id=job.submission, error=str(error))

@@ -18,7 +18,7 @@ from prometheus_client import Counter, Gauge
 from mailrelay.mail.job import Job
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import HOLDS_PER_ACK_WAIT, Claim, PullLoop
-from mailrelay.queue.errors import QueueUnavailableError
+from mailrelay.queue.errors import QueueFullError, QueueUnavailableError
 from mailrelay.queue.lanes import LADDER, Lane, Move, Wait, decide
 from mailrelay.queue.wire import RecordError, decode_jobs
 from mailrelay.runtime.clock import Clock
@@ -29,6 +29,7 @@ MAX_PREFETCH = 16
 # sender had claimed when it died comes up out of order.
 LONGEST_LANE_PAUSE_SECONDS = 30.0
 _UNREADABLE_PAUSE_SECONDS = 600.0
+_FULL_PAUSE_SECONDS = 5.0
 _RECENT = 20_000
 _IDLE_LOOK_SECONDS = 0.02
 _PATTERN = ("new", "new", "new", "due")
@@ -78,7 +79,9 @@ class Slots:
         clock: Clock,
         *,
         ack_wait_seconds: float,
+        takes_new: Callable[[], bool],
     ) -> None:
+        self._takes_new = takes_new
         self._hold_seconds = ack_wait_seconds / HOLDS_PER_ACK_WAIT
         self._log = log
         self._clock = clock
@@ -123,6 +126,12 @@ class Slots:
         self._settled[work.key] = None
         if len(self._settled) > _RECENT:
             del self._settled[next(iter(self._settled))]
+
+    def wake_new(self) -> None:
+        """Look again whether new mail may be claimed."""
+        new = self._sources[0].pull
+        assert new is not None  # noqa: S101 — set in the constructor
+        new.wake()
 
     async def give_back(self, work: Work, delay_seconds: float = 0.0) -> None:
         """Let the queue deliver a record again."""
@@ -171,7 +180,12 @@ class Slots:
         return None
 
     def _room(self, source: _Source) -> Callable[[], int]:
-        return lambda: 0 if self._stopping else source.free()
+        def room() -> int:
+            if self._stopping or (source.lane is None and not self._takes_new()):
+                return 0
+            return source.free()
+
+        return room
 
     def _take(self, source: _Source) -> Callable[[Claim], Awaitable[None]]:
         async def take(claim: Claim) -> None:
@@ -216,6 +230,9 @@ class Slots:
             try:
                 await self._move(work.claim, work.jobs[0])
                 self.finished(work)
+            except QueueFullError:
+                # By the time it comes again it may be due, and be tried instead of moved.
+                await self.give_back(work, _FULL_PAUSE_SECONDS)
             finally:
                 self._forget(work.key)
                 source.moving -= 1

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 from prometheus_client import Gauge, Histogram
 
 from mailrelay.config.model import Retry
+from mailrelay.mail.disposition import Disposition
 from mailrelay.mail.job import Job
 from mailrelay.mail.retry import RetrySchedule
 from mailrelay.queue.bodies import BodyStore
+from mailrelay.queue.errors import QueueFullError
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.tasks import BoundedTasks
@@ -36,7 +40,12 @@ MAX_UNSETTLED = 1000
 # Enough to keep the queue's group commits full; after a crash these jobs are repeated at most.
 MAX_SETTLING = 32
 
+MAX_PARKED = 32  # then no new mail is claimed: each may hold a megabyte
+_PARKED_SECONDS = 1.0
+_FULL_PAUSE_SECONDS = 5.0
+
 Tried = tuple[FollowUp, float]  # what remains of a job, and the seconds the attempt took
+Parked = deque[tuple[Work, Tried | None]]  # settled as soon as the queue has room again
 
 
 def schedule_of(retry: Retry) -> RetrySchedule:
@@ -64,7 +73,9 @@ class WorkParts:
     tracing: Tracing
     log: Logger
     clock: Clock
+    parked: Parked
     unsettled: dict[Key, Tried] = field(default_factory=dict)
+    resending: set[tuple[str, int] | None] = field(default_factory=set)
     settling: BoundedTasks = field(default_factory=lambda: BoundedTasks(MAX_SETTLING))
 
 
@@ -76,12 +87,37 @@ async def work_slot(parts: WorkParts) -> None:
     """
     while True:
         work = await parts.slots.next_work()
+        resend = _resend_key(work)
+        if resend is not None and resend in parts.resending:
+            # The same failed record asked for twice: the second finds out once the first is done.
+            await parts.slots.give_back(work, _FAULT_PAUSE_SECONDS)
+            continue
+        if resend is not None:
+            parts.resending.add(resend)
         try:
             tried = await _deliver(parts, work)
         except Exception as error:  # noqa: BLE001 — a bug must not end the slot
             await _set_aside(parts, work, error)
             continue
         await parts.settling.start(_finish(parts, work, tried))
+
+
+async def settle_parked(parts: WorkParts) -> None:
+    """Settle again, until cancelled, what was sent in part and finds the queue full.
+
+    Such a job holds its claim and neither a slot nor a place in `settling`, so that due mail is
+    tried and makes room; new mail is not claimed while many wait (queue rule 7).
+    """
+    while True:
+        await asyncio.sleep(_PARKED_SECONDS)
+        for _ in range(len(parts.parked)):
+            await parts.settling.start(_finish(parts, *parts.parked.popleft()))
+        parts.slots.wake_new()
+
+
+def _resend_key(work: Work) -> tuple[str, int] | None:
+    job = work.jobs[0]
+    return (job.submission, job.recipients[0].number) if job.resend_of else None
 
 
 async def _deliver(parts: WorkParts, work: Work) -> Tried | None:
@@ -97,6 +133,14 @@ async def _deliver(parts: WorkParts, work: Work) -> Tried | None:
 async def _finish(parts: WorkParts, work: Work, tried: Tried | None) -> None:
     try:
         await _settle(parts, work, tried)
+    except QueueFullError:
+        if tried is not None and _is_forgettable(tried[0]):
+            # The record stays as it is, and is tried again: that may make room, which waiting
+            # for room to note one more deferral never does.
+            parts.resending.discard(_resend_key(work))
+            await parts.slots.give_back(work, _FULL_PAUSE_SECONDS)
+        else:
+            parts.parked.append((work, tried))
     except Exception as error:  # noqa: BLE001 — a bug must not lose the outcomes
         if tried is not None:
             # It comes back: then it is settled from memory, never attempted again (rule 4).
@@ -106,6 +150,15 @@ async def _finish(parts: WorkParts, work: Work, tried: Tried | None) -> None:
         await _set_aside(parts, work, error)
     else:
         parts.slots.finished(work)
+        parts.resending.discard(_resend_key(work))
+
+
+def _is_forgettable(rest: FollowUp) -> bool:
+    """Whether an attempt changed nothing outside, so that it may as well not have been."""
+    return all(
+        outcome.disposition in {Disposition.DEFERRED, Disposition.CAPTURED}
+        for outcome in rest.outcomes
+    )
 
 
 async def _settle(parts: WorkParts, work: Work, tried: Tried | None) -> None:
@@ -124,6 +177,7 @@ async def _settle(parts: WorkParts, work: Work, tried: Tried | None) -> None:
 async def _set_aside(parts: WorkParts, work: Work, error: Exception) -> None:
     """Give a record back on which our own code failed: it is neither lost nor hot."""
     parts.log.error("sender.fault", id=work.jobs[0].submission, exc_info=error)
+    parts.resending.discard(_resend_key(work))
     await parts.slots.give_back(work, _FAULT_PAUSE_SECONDS)
 
 
