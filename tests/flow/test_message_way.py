@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.relay import Relay, forwarding_to, running_relay
+from tests.support.relay import Relay, forwarding_to, relay_config, running_relay
 from tests.support.replies import Reply
 from tests.support.scripting import Accept
 from tests.support.scripts import per_recipient
@@ -204,3 +204,27 @@ async def test_http_is_refused_for_a_host_name_that_is_not_local(tmp_path: Path)
     async with running_relay(tmp_path) as relay:
         answer = await relay.get("/health", headers={"Host": "attacker.example"})
         assert answer.status_code == httpx.codes.FORBIDDEN
+
+
+async def test_failed_recipients_of_one_job_that_are_resent_into_capture_are_all_kept(
+    tmp_path: Path,
+) -> None:
+    gone = Reply(550, "5.1.1 no such user")
+    async with ScriptedUpstream(per_recipient({lambda _: True: gone})) as upstream:
+        relay = Relay(tmp_path, relay_config(**forwarding_to(upstream.port)))
+        await relay.start()
+        await submit(relay, "a@example.com", "b@example.com")
+        await relay.wait_health(failed_emails=1, queued_emails=0)
+        assert await relay.stop() == 0
+    for key in ("forwardSMTP", "forwardHost", "forwardPort"):
+        del relay.config[key]
+    await relay.start()
+    assert (await relay.post("/admin/retry-failed")).json()["resent"] == 2
+
+    async def both_are_kept() -> bool:
+        metrics = await relay.get("/metrics", headers={"Accept": "text/plain"})
+        return 'mailrelay_store_records{stream="capture"} 2.0' in metrics.text
+
+    await wait_until(both_are_kept, 20, "both are captured")
+    await relay.wait_health(failed_emails=0, queued_emails=0)
+    assert await relay.stop() == 0
