@@ -24,12 +24,14 @@ from nats.aio.subscription import Subscription
 
 from mailrelay.queue.errors import QueueError, QueueUnavailableError, refusal
 from mailrelay.queue.names import Names
+from mailrelay.runtime.lifecycle import end_tasks
 from mailrelay.runtime.logging import Logger
 
 API_TIMEOUT_SECONDS = 3.0
 _MAX_OUTSTANDING_PINGS = 2
 _CLOSE_SECONDS = 2
 _NO_RESPONDERS = "503"
+_CLIENT_TASKS = ("_reconnection_task", "_reading_task", "_ping_interval_task", "_flusher_task")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,10 @@ class QueueConnection:
                 await self._client.flush(_CLOSE_SECONDS)
         with contextlib.suppress(OSError):  # it drains a transport that is lost, too
             await self._client.close()
+        # It cancels its tasks once and does not wait; one that swallowed the cancellation (see
+        # end_tasks) would go on connecting for ever and keep the event loop from ending.
+        tasks = [getattr(self._client, name, None) for name in _CLIENT_TASKS]
+        await end_tasks(task for task in tasks if task not in {None, asyncio.current_task()})
 
     async def request(
         self,
