@@ -60,7 +60,7 @@ class _Source:
     room: int
     ready: deque[Work] = field(default_factory=deque)
     moving: int = 0
-    pull: PullLoop | None = None
+    pull: PullLoop = field(init=False)  # it asks the source for room, so it comes second
 
     def free(self) -> int:
         """How many more records may come."""
@@ -108,7 +108,6 @@ class Slots:
         """Return what must run beside the slots: a pull for each consumer, and the holding."""
         yield self._hold_all()
         for source in self._sources:
-            assert source.pull is not None  # noqa: S101 — set above
             yield source.pull.run()
 
     async def next_work(self) -> Work:
@@ -129,9 +128,7 @@ class Slots:
 
     def wake_new(self) -> None:
         """Look again whether new mail may be claimed."""
-        new = self._sources[0].pull
-        assert new is not None  # noqa: S101 — set in the constructor
-        new.wake()
+        self._sources[0].pull.wake()
 
     async def give_back(self, work: Work, delay_seconds: float = 0.0) -> None:
         """Let the queue deliver a record again."""
@@ -144,7 +141,7 @@ class Slots:
     async def stop(self) -> None:
         """Claim nothing more and give back what waits for a slot."""
         self._stopping = True
-        await asyncio.gather(*(source.pull.stop() for source in self._sources if source.pull))
+        await asyncio.gather(*(source.pull.stop() for source in self._sources))
         for source in self._sources:
             while source.ready:
                 await self.give_back(source.ready.popleft())
@@ -167,7 +164,6 @@ class Slots:
         if source is None or not source.ready:
             return None
         work = source.ready.popleft()
-        assert source.pull is not None  # noqa: S101
         source.pull.wake()
         return work
 
@@ -212,7 +208,6 @@ class Slots:
             step = decide(source.lane, stored_at=claim.stored_at, due=job.due, now=self._clock())
             if isinstance(step, Wait):
                 await claim.give_back(step.seconds)
-                assert source.pull is not None  # noqa: S101
                 source.pull.pause(min(step.seconds, LONGEST_LANE_PAUSE_SECONDS))
                 return
             if isinstance(step, Move):
@@ -236,7 +231,6 @@ class Slots:
             finally:
                 self._forget(work.key)
                 source.moving -= 1
-                assert source.pull is not None  # noqa: S101
                 source.pull.wake()
 
         task = asyncio.create_task(move())
