@@ -85,11 +85,6 @@ def test_a_deferred_job_waits_for_its_next_attempt_with_fresh_hops() -> None:
     assert job.deferred(job.recipients, 1.0, fault=True).faults == 2
 
 
-def test_only_keeps_the_envelopes_order() -> None:
-    job = make_job(5)
-    assert [r.number for r in job.only(frozenset({4, 0, 2, 99}))] == [0, 2, 4]
-
-
 @given(st.integers(1, 3 * MAX_HISTORY))
 def test_a_history_keeps_its_beginning_and_its_end(count: int) -> None:
     recipient = Recipient(0, "a@b.test")

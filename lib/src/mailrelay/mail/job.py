@@ -90,10 +90,6 @@ class Job:
         share = MAX_JOB_HISTORY // max(1, len(self.recipients))
         return max(MIN_HISTORY, min(MAX_HISTORY, share))
 
-    def only(self, numbers: frozenset[int]) -> tuple[Recipient, ...]:
-        """Return the recipients with those numbers, in the envelope's order."""
-        return tuple(recipient for recipient in self.recipients if recipient.number in numbers)
-
     def deferred(self, recipients: tuple[Recipient, ...], due: float, *, fault: bool) -> Job:
         """Return the job that remains when `recipients` are to be tried again at `due`."""
         return replace(

@@ -76,7 +76,7 @@ class ListenerParts:
 class _Handler:
     """aiosmtpd's hook for the extensions that it does not offer itself."""
 
-    async def handle_EHLO(  # noqa: N802 — aiosmtpd's name
+    async def handle_EHLO(
         self, server: SmtpSession, session: Session, _: Envelope, hostname: str, lines: list[str]
     ) -> list[str]:
         session.host_name = hostname
@@ -204,13 +204,13 @@ class SmtpSession(SMTP):
         super()._set_rset_state()  # type: ignore[no-untyped-call]
         self._transaction = None
 
-    async def smtp_HELO(self, hostname: str) -> None:  # noqa: N802
+    async def smtp_HELO(self, hostname: str) -> None:
         """HELO."""
         self._plain_reply = bool(hostname)
         await super().smtp_HELO(hostname)
         self._greeted(hostname, esmtp=False)
 
-    async def smtp_EHLO(self, hostname: str) -> None:  # noqa: N802
+    async def smtp_EHLO(self, hostname: str) -> None:
         """EHLO."""
         self._plain_reply = bool(hostname)
         await super().smtp_EHLO(hostname)
@@ -221,9 +221,9 @@ class SmtpSession(SMTP):
         if hostname:
             self._client = replace(self._client, helo=hostname, esmtp=esmtp)
 
-    async def smtp_MAIL(self, arg: str) -> None:  # noqa: N802
+    async def smtp_MAIL(self, arg: str) -> None:
         """MAIL FROM."""
-        client = self._client_now()
+        client = self._client
         verdict = self._parts.policy.on_mail(client, self._transaction, arg or "")
         if isinstance(verdict, Reply):
             self._log_rejection(verdict, arg)
@@ -232,7 +232,7 @@ class SmtpSession(SMTP):
         self._transaction = verdict
         await self._say(replies.SENDER_OK)
 
-    async def smtp_RCPT(self, arg: str) -> None:  # noqa: N802
+    async def smtp_RCPT(self, arg: str) -> None:
         """RCPT TO."""
         verdict = self._parts.policy.on_rcpt(self._transaction, arg or "")
         if isinstance(verdict, Reply):
@@ -243,9 +243,9 @@ class SmtpSession(SMTP):
         self._transaction.add(verdict)
         await self._say(replies.RECIPIENT_OK)
 
-    async def smtp_DATA(self, arg: str) -> None:  # noqa: N802
+    async def smtp_DATA(self, arg: str) -> None:
         """DATA: take the content in and say what became of it."""
-        client = self._client_now()
+        client = self._client
         refusal = (
             replies.DATA_SYNTAX if arg else self._parts.policy.on_data(client, self._transaction)
         )
@@ -329,7 +329,7 @@ class SmtpSession(SMTP):
             buffer: bytearray = self._reader._buffer  # type: ignore[attr-defined]  # noqa: SLF001
             buffer[:0] = octets
 
-    async def smtp_RSET(self, arg: str) -> None:  # noqa: N802
+    async def smtp_RSET(self, arg: str) -> None:
         """RSET."""
         if arg:
             await self.push("501 Syntax: RSET")
@@ -337,13 +337,13 @@ class SmtpSession(SMTP):
         self._set_rset_state()
         await self._say(replies.RESET_OK)
 
-    async def smtp_VRFY(self, arg: str) -> None:  # noqa: N802
+    async def smtp_VRFY(self, arg: str) -> None:
         """VRFY: nothing is told of who exists (RFC 5321 section 7.3)."""
         await self.push("501 Syntax: VRFY <address>") if not arg else await self._say(
             replies.CANNOT_VERIFY
         )
 
-    async def smtp_STARTTLS(self, arg: str) -> None:  # noqa: N802
+    async def smtp_STARTTLS(self, arg: str) -> None:
         """STARTTLS (RFC 3207), by the event loop's own upgrade: less memory than aiosmtpd's."""
         context = self._parts.tls_context
         if arg or context is None or self._client.tls:
@@ -377,7 +377,7 @@ class SmtpSession(SMTP):
         self._client = replace(self._client, helo="", esmtp=False, user="", tls=name)
 
     # Authentication.
-    async def smtp_AUTH(self, arg: str) -> None:  # noqa: N802
+    async def smtp_AUTH(self, arg: str) -> None:
         """AUTH; the mechanism's name in any case (RFC 5321 section 2.4)."""
         mechanism, space, rest = (arg or "").partition(" ")
         await super().smtp_AUTH(mechanism.upper() + space + rest)
@@ -400,9 +400,6 @@ class SmtpSession(SMTP):
             "smtp.auth_failed", client=self._client.address, user=user[:100], mechanism=mechanism
         )
         return AuthResult(success=False, handled=False)
-
-    def _client_now(self) -> Client:
-        return self._client
 
     def _log_rejection(self, reply: Reply, command: str, queue_id: str = "") -> None:
         octets = (command or "").encode("utf-8", "surrogateescape")
