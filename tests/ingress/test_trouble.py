@@ -8,11 +8,17 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from mailrelay.queue.events import EventWriter
+from mailrelay.queue.publish import Publisher
+from mailrelay.queue.rights import Role
 from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.tracing import tracing_from_environ
 from mailrelay_ingress import listener
+from mailrelay_ingress.enqueue import Enqueuer
 from mailrelay_ingress.policy import Policy
 from tests.ingress.ingress_process import Ingress, running_ingress
 from tests.ingress.test_dialogues import CONTENT, HOST, greeted
@@ -146,6 +152,27 @@ async def test_a_client_from_elsewhere_is_not_offered_authentication_in_the_clea
         await served.stop()
 
 
+async def test_a_message_that_comes_too_slowly_ends_its_session(
+    monkeypatch: pytest.MonkeyPatch, server: NatsServer, log: Logger
+) -> None:
+    """What follows is content: it must not be read as commands."""
+    monkeypatch.setattr(listener, "MAX_DATA_SECONDS", -1.0)
+    async with server.connected(Role.INGRESS, log) as connection:
+        events = EventWriter(connection, Publisher(connection), lambda _: None)
+        tracing = tracing_from_environ("ingress", {})
+        served = await served_here(enqueuer=Enqueuer(connection, events, tracing, log, 20))
+        try:
+            async with SmtpDialogue.greeted(HOST, served.port) as dialogue:
+                await dialogue.cmd("MAIL FROM:<a@sender.test>", 250)
+                await dialogue.cmd("RCPT TO:<b@reader.test>", 250)
+                await dialogue.cmd("DATA", 354)
+                dialogue.send_raw(b"Subject: x\r\n\r\nfirst\r\n")
+                assert (await dialogue.expect(421)).enhanced == "4.4.2"
+                await dialogue.expect_closed()
+        finally:
+            await served.stop()
+
+
 async def test_a_client_from_elsewhere_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "is_local_address", lambda _: False)
     served = await served_here(local_only=True)
@@ -169,7 +196,9 @@ class Served:
         await asyncio.sleep(0)
 
 
-async def served_here(*, user: str = "", local_only: bool = False) -> Served:
+async def served_here(
+    *, user: str = "", local_only: bool = False, enqueuer: Enqueuer | None = None
+) -> Served:
     import socket  # noqa: PLC0415
 
     from mailrelay.config.model import RelayConfig  # noqa: PLC0415
@@ -187,7 +216,7 @@ async def served_here(*, user: str = "", local_only: bool = False) -> Served:
     parts = listener.ListenerParts(
         policy=Policy(config),
         authenticator=Authenticator(config),
-        enqueuer=None,  # type: ignore[arg-type]  # no message gets so far
+        enqueuer=cast("Enqueuer", enqueuer),  # without one no message may get so far
         budget=MemoryBudget(),
         log=silent_log(),
         host_name="relay.test",
