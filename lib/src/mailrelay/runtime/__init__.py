@@ -6,4 +6,6 @@
 4. `tracing` passes trace context on; `tracing_otlp` exports spans when asked to.
 5. `probe` serves a process's metrics and liveness.
 6. `tasks` runs work in the background, bounded.
+7. `watch` notices that a file changed.
+8. `steps` marks the steps of the queue's protocol, for tests that kill a process after each.
 """
