@@ -364,6 +364,7 @@ def _pace(state: State, record: Record, _step: Step, _rules: Rules) -> Iterator[
     if state.submissions[number].pace == -1:
         yield "finds nothing to tell the pace to", state
         return
+    yield "tells whose turn it is, which nobody hears", state
     yield (
         f"tells that job {record.job.batch + 1} is next",
         with_submission(state, number, pace=record.job.batch + 1),

@@ -83,7 +83,15 @@ WALKS = (
         "content that moves to the body stream when it is deferred or fails",
         ((0,),),
         BOTH,
-        Budget(stop=1, crash=1),
+        Budget(crash=1),
+        content="inline",
+    ),
+    Walk(
+        "moved body, takeover",
+        "content that moves to the body stream when it is deferred or fails",
+        ((0,),),
+        BOTH,
+        Budget(stop=1),
         content="inline",
     ),
     Walk(
@@ -123,16 +131,15 @@ WALKS = (
         "pace",
         "two jobs one after the other; what says whose turn it is may be lost",
         ((0,), (1,)),
-        BOTH,
+        ("sent",),
         Budget(crash=1, restart=1),
         paces=True,
     ),
 )
 
+# One more kill of a sender each.
 LONG_WALKS = tuple(
-    replace(walk, budget=walk.budget._replace(**{fault: getattr(walk.budget, fault) + 1}))
-    for walk in WALKS
-    for fault in ("crash",)
+    replace(walk, budget=walk.budget._replace(crash=walk.budget.crash + 1)) for walk in WALKS
 )
 
 
