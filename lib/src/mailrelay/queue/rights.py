@@ -53,6 +53,7 @@ def _sender(names: Names) -> tuple[str, ...]:
         *(f"{prefix}.{stem}.>" for stem in ("lane", "failed", "capture", "body")),
         f"{prefix}.event.sender",
         *(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}" for stream, consumer in claims),
+        *(f"$JS.API.CONSUMER.INFO.{stream}.{consumer}" for stream, consumer in claims),
         *(f"$JS.ACK.{stream}.{consumer}.>" for stream, consumer in claims),
         f"$JS.API.DIRECT.GET.{names.body_stream}.>",
         f"$JS.API.STREAM.MSG.GET.{names.body_stream}",

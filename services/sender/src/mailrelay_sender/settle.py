@@ -19,7 +19,7 @@ from mailrelay.mail.job import Body, CaptureRecord, FailedRecord, Job, recipient
 from mailrelay.queue.bodies import MAX_COPIED_BYTES, BodyStore
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import Claim
-from mailrelay.queue.errors import QueueError, QueueFullError
+from mailrelay.queue.errors import ClaimVoidError, QueueError, QueueFullError
 from mailrelay.queue.events import EventWriter
 from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.lanes import lane_for
@@ -213,6 +213,9 @@ class Settler:
         while True:
             try:
                 return await claim.ack()
+            except ClaimVoidError as error:
+                self._log.critical("queue.lost", id=job.submission, error=str(error))
+                return None
             except QueueError as error:
                 _held_up.inc()
                 self._log.warning("settle.repeats", step="ack", id=job.submission, error=str(error))
