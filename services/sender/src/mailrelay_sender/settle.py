@@ -16,7 +16,7 @@ from prometheus_client import Counter, Histogram
 from mailrelay.mail.disposition import Disposition, Outcome
 from mailrelay.mail.event import Attempted, Summary
 from mailrelay.mail.job import Body, CaptureRecord, FailedRecord, Job, recipients_hash
-from mailrelay.queue.bodies import MAX_COPIED_BYTES, BodyStore
+from mailrelay.queue.bodies import MAX_COPIED_BYTES, BodyStore, body_token
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import Claim
 from mailrelay.queue.errors import ClaimVoidError, QueueError, QueueFullError
@@ -177,7 +177,7 @@ class Settler:
 
     def _lane_record(self, job: Job, name: str) -> Record:
         lane = lane_for(job.due - self._clock())
-        subject = self._names.lane_subject(lane, job.submission if job.body else None)
+        subject = self._names.lane_subject(lane, body_token(job))
         return Record(subject, encode_jobs([job]), name)
 
     async def _store_failed(self, job: Job, record: FailedRecord) -> None:
