@@ -1,6 +1,7 @@
 """Sender: takes jobs from the queue, tries them, and settles every recipient.
 
-1. `slots` claims records, new and due, and shares the delivery slots out among them.
+1. `slots` claims records, new and due, and shares the delivery slots out among them; `space` says
+   whether there is room for what new mail may need.
 2. `route` says where a recipient's mail goes next. Pure.
 3. `connection` keeps SMTP connections to next hops (aiosmtplib).
 4. `attempt` tries one job at one next hop.

@@ -129,6 +129,7 @@ class Slots:
 
     def wake_new(self) -> None:
         """Look again whether new mail may be claimed."""
+        self._arrived.set()
         self._sources[0].pull.wake()
 
     async def give_back(self, work: Work, delay_seconds: float = 0.0) -> None:
@@ -156,11 +157,11 @@ class Slots:
 
     def _pick(self) -> Work | None:
         """Take the next record in turn."""
-        new = self._sources[0]
+        new = self._sources[0] if self._sources[0].ready and self._takes_new() else None
         due = self._next_due_source()
         wants_new = next(self._turns) == "new"
-        source = (new if new.ready else due) if wants_new else (due or new)
-        if source is None or not source.ready:
+        source = (new or due) if wants_new else (due or new)
+        if source is None:
             return None
         work = source.ready.popleft()
         source.pull.wake()

@@ -48,6 +48,11 @@ Tried = tuple[FollowUp, float]  # what remains of a job, and the seconds the att
 Parked = deque[tuple[Work, Tried | None]]  # settled as soon as the queue has room again
 
 
+def open_jobs(slots: int) -> int:
+    """Return how many jobs a sender with `slots` may have that still need room in a lane."""
+    return slots + MAX_SETTLING + MAX_PARKED
+
+
 def schedule_of(retry: Retry) -> RetrySchedule:
     """Return the retry schedule of a configuration."""
     return RetrySchedule(
