@@ -21,6 +21,7 @@ from mailrelay.runtime.probe import start_probe
 from mailrelay.runtime.tracing import tracing_from_environ
 from mailrelay.service import ServiceSettings, service_settings
 from mailrelay_sender.connection import IDLE_SECONDS, ConnectionPool, UpstreamSettings
+from mailrelay_sender.quarantine import Quarantine
 from mailrelay_sender.route import SmartHost, route_of
 from mailrelay_sender.settle import Settler
 from mailrelay_sender.slots import Slots
@@ -91,6 +92,7 @@ async def _deliver(
         bodies=bodies,
         route=route,
         pool=pool,
+        quarantine=Quarantine(environ, bodies, config.processing_timeout, log),
         schedule=schedule_of(config.retry),
         attempt_limit_seconds=config.processing_timeout,
         tracing=tracing,
