@@ -129,6 +129,7 @@ async def _deliver(
         await events.wait_written(_EVENTS_SECONDS)
     for task in (stopped, gone, *background, *workers):
         task.cancel()
+    await parts.suspects.cancel()
     await parts.settling.cancel()
     await asyncio.gather(*background, *workers, return_exceptions=True)
     if pool is not None:
