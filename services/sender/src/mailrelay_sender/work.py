@@ -20,10 +20,11 @@ from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.tasks import BoundedTasks
 from mailrelay.runtime.tracing import Tracing
-from mailrelay_sender.attempt import AttemptResult, attempt, capture
-from mailrelay_sender.classify import CAPTURED
+from mailrelay_sender.attempt import AttemptResult, attempt, capture, leave_out
+from mailrelay_sender.classify import CAPTURED, not_tried
 from mailrelay_sender.connection import ConnectionPool
 from mailrelay_sender.follow_up import FollowUp, follow_up
+from mailrelay_sender.pacing import Pacing
 from mailrelay_sender.route import Route, SmartHost
 from mailrelay_sender.settle import Settler
 from mailrelay_sender.slots import Key, Slots, Work
@@ -68,6 +69,7 @@ class WorkParts:
     bodies: BodyStore
     route: Route
     pool: ConnectionPool | None  # none when mail is captured
+    pacing: Pacing
     schedule: RetrySchedule
     attempt_limit_seconds: float
     tracing: Tracing
@@ -127,7 +129,14 @@ async def _deliver(parts: WorkParts, work: Work) -> Tried | None:
         return None
     if job.resend_of and not await parts.settler.is_current_resend(job):
         return None
-    return parts.unsettled.pop(work.key, None) or await _tried(parts, job)
+    known = parts.unsettled.pop(work.key, None)
+    if known is not None:
+        return known
+    if work.stopped_by:
+        return _left_out(parts, job, work.stopped_by)
+    tried = await _tried(parts, job)
+    await parts.pacing.ended(job, tried[0])
+    return tried
 
 
 async def _finish(parts: WorkParts, work: Work, tried: Tried | None) -> None:
@@ -213,6 +222,13 @@ async def _tried(parts: WorkParts, job: Job) -> Tried:
         error=str(worst.reply) if worst else "",
     )
     return rest, duration
+
+
+def _left_out(parts: WorkParts, job: Job, stopped_by: int) -> Tried:
+    """End a job untried (`continueOnError` is false)."""
+    result = leave_out(job, not_tried(stopped_by, job.batches))
+    now = parts.clock()
+    return follow_up(job, result.outcomes, parts.schedule, now=now, chance=0.0), 0.0
 
 
 async def _try(parts: WorkParts, job: Job) -> AttemptResult:
