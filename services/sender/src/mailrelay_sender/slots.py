@@ -29,6 +29,9 @@ from mailrelay_sender.turn import LeaveOut, Turn
 from mailrelay_sender.turn import Wait as TurnWait
 
 MAX_PREFETCH = 16
+# Jobs whose turn has not come go back as fast as they come: asked for one by one, 20,000 of them
+# kept the mail behind them waiting for 7.6 s (measured with one slot).
+_EXTRA_ROOM = 63
 # A lane is looked at again this often even when its head is far off: a record that another
 # sender had claimed when it died comes up out of order.
 LONGEST_LANE_PAUSE_SECONDS = 30.0
@@ -64,10 +67,11 @@ class _Source:
     room: int
     ready: deque[Work] = field(default_factory=deque)
     moving: int = 0  # and of new mail, asking whether it is their turn
+    extra: int = 0  # what is asked for beyond room while records go back at once
     pull: PullLoop = field(init=False)  # it asks the source for room, so it comes second
 
     def free(self) -> int:
-        """How many more records may come."""
+        """How many more records there is room for."""
         return self.room - len(self.ready) - self.moving
 
 
@@ -181,7 +185,8 @@ class Slots:
         def room() -> int:
             if self._stopping or (source.lane is None and not self._takes_new()):
                 return 0
-            return source.free()
+            free = source.free()
+            return free + source.extra if free > 0 else 0
 
         return room
 
@@ -217,15 +222,26 @@ class Slots:
             if isinstance(step, Move):
                 self._start_move(source, work)
                 return
-        elif len(work.jobs) == 1 and self._pacing.concerns(work.jobs[0]):
-            wait = self._pacing.known_wait(work.jobs[0])
-            if wait is not None:
-                await self.give_back(work, wait.seconds)
-            else:
-                self._start_asking(source, work)
+        elif await self._waits_or_asks(source, work):
             return
         self._remember(work)
         self._make_ready(source, work)
+
+    async def _waits_or_asks(self, source: _Source, work: Work) -> bool:
+        """Whether a record of new mail may not go to a slot as it is (queue rule 11)."""
+        paced = len(work.jobs) == 1 and self._pacing.concerns(work.jobs[0])
+        wait = self._pacing.known_wait(work.jobs[0]) if paced else None
+        if wait is not None:
+            source.extra = _EXTRA_ROOM
+            await self.give_back(work, wait.seconds)
+            return True
+        has_room = source.free() > 0
+        source.extra = 0
+        if not has_room:
+            await self.give_back(work)
+        elif paced:
+            self._start_asking(source, work)
+        return paced or not has_room
 
     def _make_ready(self, source: _Source, work: Work) -> None:
         source.ready.append(work)
