@@ -191,6 +191,15 @@ def leave_out(job: Job, reply: Reply) -> AttemptResult:
     return AttemptResult(outcomes)
 
 
+def give_up(job: Job, next_hop: str, reply: Reply) -> AttemptResult:
+    """Return the outcome of a job that is not tried again."""
+    outcomes = [
+        Outcome(recipient.number, Disposition.EXPIRED, reply, next_hop)
+        for recipient in job.recipients
+    ]
+    return AttemptResult(outcomes)
+
+
 def capture(job: Job, reply: Reply) -> AttemptResult:
     """Return the outcome of a job that is kept instead of sent."""
     outcomes = [

@@ -61,7 +61,10 @@ class Settler:
         bodies: BodyStore,
         log: Logger,
         clock: Clock,
+        *,
+        lane_grows: Callable[[int], None] = lambda _: None,
     ) -> None:
+        """`lane_grows` is told the size of each record stored in a lane."""
         self._connection = connection
         self._names = connection.names
         self._publisher = Publisher(connection)
@@ -70,6 +73,7 @@ class Settler:
         self._events = events
         self._log = log
         self._clock = clock
+        self._lane_grows = lane_grows
         # Bodies of jobs whose settling is under way, and when they were written.
         self._written: dict[str, tuple[Body, float]] = {}
 
@@ -127,7 +131,10 @@ class Settler:
         again = rest.deferred is not None or bool(rest.failed)
         if job.body is not None or not again or len(job.content) <= MAX_COPIED_BYTES:
             return rest
-        body = await self._store_body(job)
+        try:
+            body = await self._store_body(job)
+        except QueueFullError:
+            return rest  # copied after all: what waits for room may be what would make it
         deferred = replace(rest.deferred, content=b"", body=body) if rest.deferred else None
         failed = tuple(
             replace(record, job=replace(record.job, content=b"", body=body))
@@ -172,6 +179,7 @@ class Settler:
     async def _store_deferred(self, job: Job, deferred: Job) -> None:
         record = self._lane_record(deferred, message_id(job, "deferred", deferred.recipients))
         await self._store(job, record, deferred.body)
+        self._lane_grows(len(record.payload))
 
     async def _store_in_lane(self, job: Job, name: str) -> None:
         await self._store(job, self._lane_record(job, name))

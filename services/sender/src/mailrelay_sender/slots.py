@@ -25,6 +25,7 @@ from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
 from mailrelay_sender.fair import FairShare
 from mailrelay_sender.pacing import Pacing
+from mailrelay_sender.suspicion import Key, Suspicion
 from mailrelay_sender.turn import LeaveOut, Turn
 from mailrelay_sender.turn import Wait as TurnWait
 
@@ -43,8 +44,6 @@ _IDLE_LOOK_SECONDS = 0.02
 
 _held = Gauge("mailrelay_claims", "Records claimed: waiting for a slot, or in one.")
 _unreadable = Counter("mailrelay_unreadable_records_total", "Records this version cannot read.")
-
-Key = tuple[str, int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +109,7 @@ class Slots:
         self._moves: set[asyncio.Task[None]] = set()
         self._asking: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._suspicion = Suspicion()
         names = connection.names
         room = min(limits.slots, MAX_PREFETCH)
         self._sources = [_Source(None, room)]
@@ -145,13 +145,19 @@ class Slots:
 
     def wake_new(self) -> None:
         """Look again whether new mail may be claimed."""
+        self._arrived.set()
         self._sources[0].pull.wake()
 
     async def give_back(self, work: Work, delay_seconds: float = 0.0) -> None:
         """Let the queue deliver a record again."""
         self._forget(work.key)
+        self._suspicion.given_back(work.key)
         with contextlib.suppress(QueueError):  # it comes back by itself after ack_wait
             await work.claim.give_back(delay_seconds)
+
+    def is_suspicious(self, work: Work) -> bool:
+        """Tell whether a record is to be tried alone (queue rule 13)."""
+        return self._suspicion.falls_on(work.key, work.claim.delivered)
 
     async def stop(self) -> None:
         """Claim nothing more and give back what waits for a slot."""
@@ -173,7 +179,9 @@ class Slots:
 
     def _pick(self) -> Work | None:
         """Take the next record in turn."""
-        served = self._share.next([bool(source.ready) for source in self._sources])
+        has_work = [bool(source.ready) for source in self._sources]
+        has_work[0] = has_work[0] and self._takes_new()
+        served = self._share.next(has_work)
         if served is None:
             return None
         source = self._sources[served]
@@ -215,8 +223,7 @@ class Slots:
             job = work.jobs[0]
             step = decide(source.lane, stored_at=claim.stored_at, due=job.due, now=self._clock())
             if isinstance(step, Wait):
-                with contextlib.suppress(QueueError):  # it comes back by itself after ack_wait
-                    await claim.give_back(step.seconds)
+                await self.give_back(work, step.seconds)
                 source.pull.pause(min(step.seconds, LONGEST_LANE_PAUSE_SECONDS))
                 return
             if isinstance(step, Move):
