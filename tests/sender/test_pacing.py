@@ -235,6 +235,23 @@ async def test_a_found_wait_serves_the_jobs_behind_it_for_a_second(tmp_path: Pat
         assert pacing.known_wait(job(5)) is None
 
 
+async def test_only_a_job_that_has_had_its_turn_for_long_may_have_killed_a_sender(
+    tmp_path: Path,
+) -> None:
+    async with rig(tmp_path) as made:
+        stored_at = START - 3600  # it waited for an hour
+        await made.sender().ended(job(1), outcome(1, Disposition.SENT))
+        pacing = made.sender()
+        made.now += 1
+        assert await pacing.turn(job(2), 2) == Go()
+        assert not pacing.is_overdue(job(2), stored_at)
+        made.now += 61  # two of `ackWaitSeconds`
+        assert await pacing.turn(job(2), 2) == Go()
+        assert pacing.is_overdue(job(2), stored_at)
+        assert made.sender().is_overdue(job(2), stored_at), "of whom nothing is known"
+        assert not made.sender().is_overdue(job(2), made.now)
+
+
 def test_nothing_is_asked_for_jobs_that_have_no_turn() -> None:
     def concerns(delay: int, *, go_on: bool, batches: int) -> bool:
         options = pacing_options(

@@ -18,11 +18,13 @@ from structlog.testing import LogCapture
 
 from mailrelay.mail.job import Recipient
 from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.consume import Claim, PullLoop
 from mailrelay.queue.lanes import LADDER
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
 from mailrelay.queue.wire import encode_jobs
 from mailrelay_cli.nats_server import find_nats_server
+from mailrelay_sender.suspicion import SUSPICIOUS_DELIVERIES
 from tests.lib.jobs import make_job, queue_id
 from tests.sender.test_settle import logger
 from tests.support.nats import LIMITS, NatsServer
@@ -68,23 +70,27 @@ class Rig:
         self.seen.append(address.partition("-")[0])
 
     @contextlib.asynccontextmanager
-    async def one_slot(self) -> AsyncIterator[None]:
-        """A sender process with one slot."""
-        config = relay_config(workerCount=1, **forwarding_to(self.upstream.port))
+    async def one_slot(self, **options: object) -> AsyncIterator[Path]:
+        """A sender process with one slot; its log."""
+        config = relay_config(workerCount=1, **options, **forwarding_to(self.upstream.port))
         config_file = self.folder / "config.json"
         config_file.write_text(json.dumps(config))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "mailrelay_sender"),
-            env={
-                **os.environ,
-                "MAILRELAY_CONFIG": str(config_file),
-                "MAILRELAY_NATS_URL": self.server.url,
-                "MAILRELAY_NATS_SEED_FILE": str(self.server.seed_file(Role.SENDER)),
-            },
-        )
+        log_file = self.folder / "sender.log"
+        with log_file.open("wb") as console:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "mailrelay_sender"),
+                stdout=console,
+                stderr=console,
+                env={
+                    **os.environ,
+                    "MAILRELAY_CONFIG": str(config_file),
+                    "MAILRELAY_NATS_URL": self.server.url,
+                    "MAILRELAY_NATS_SEED_FILE": str(self.server.seed_file(Role.SENDER)),
+                },
+            )
         try:
-            yield
+            yield log_file
             process.terminate()
             assert await asyncio.wait_for(process.wait(), 30) == 0
         finally:
@@ -149,3 +155,32 @@ async def test_with_one_slot_what_comes_alone_waits_for_one_delivery_only(
                 assert time.monotonic() - stored_at < delivery_seconds + 2
                 # One may have been taken while it was being stored.
                 assert made.seen[before:].index(comes) <= 1
+
+
+@pytest.mark.parametrize(("batches", "is_suspected"), [(2, False), (1, True)])
+async def test_a_job_that_came_and_went_for_its_turn_is_not_suspected_of_killing(
+    tmp_path: Path,
+    batches: int,
+    is_suspected: bool,  # noqa: FBT001
+) -> None:
+    async with rig(tmp_path, 0.0) as made:
+        names = made.sender.names
+        jobs = [
+            make_job(1, submission=queue_id(1), batch=k, batches=batches)
+            for k in range(1, batches + 1)
+        ]
+        await Publisher(made.ingress).store_together(
+            [Record(names.in_subject(None), encode_jobs([job]), job.name) for job in jobs]
+        )
+        claims: asyncio.Queue[Claim] = asyncio.Queue()
+        pull = PullLoop(
+            made.sender, names.in_stream(), names.in_consumer, room=lambda: 9, take=claims.put
+        )
+        another = asyncio.create_task(pull.run())  # a sender that gives it back, and is gone
+        for _ in range(batches * (SUSPICIOUS_DELIVERIES + 2)):
+            await (await asyncio.wait_for(claims.get(), 10)).give_back()
+        await pull.stop()
+        another.cancel()
+        async with made.one_slot(batchDelay=100, queue={"ackWaitSeconds": 20}) as log_file:
+            await made.upstream.wait_received(batches, 40)
+            assert ("record.quarantined" in log_file.read_text()) == is_suspected

@@ -38,11 +38,12 @@ _waits = Counter(
 
 @dataclass(frozen=True, slots=True)
 class PacingOptions:
-    """What the configuration says. `patience_seconds`: a turn that lasts longer is passed over."""
+    """What the configuration says."""
 
     delay_seconds: float
     continue_on_error: bool
-    patience_seconds: float
+    patience_seconds: float  # a job that has its turn for longer is passed over
+    overdue_seconds: float  # a job that has its turn for longer may have been tried, and killed
 
     @property
     def is_on(self) -> bool:
@@ -62,6 +63,7 @@ def pacing_options(
         delay_seconds=batch_delay_ms / 1000,
         continue_on_error=continue_on_error,
         patience_seconds=60 + ack_wait + 4 * attempt_limit,
+        overdue_seconds=2 * ack_wait,
     )
 
 
@@ -108,6 +110,16 @@ class Pacing:
         """Say what to do with a job; `sequence` is its record's."""
         memory = await self._look(job, sequence)
         return self._turn(job, memory)
+
+    def is_overdue(self, job: Job, stored_at: float) -> bool:
+        """Tell whether a job has had its turn for so long that senders may have died of it.
+
+        Each death costs an `ackWaitSeconds`. A job that only waited for its turn was delivered as
+        often, and is tried as soon as it has it.
+        """
+        memory = self._memory.get(job.submission)
+        not_before = memory.pace.not_before if memory else 0.0
+        return self._clock() - max(not_before, stored_at) > self.options.overdue_seconds
 
     async def ended(self, job: Job, rest: FollowUp) -> None:
         """Note that a job was attempted and what came of it."""

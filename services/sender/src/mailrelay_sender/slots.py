@@ -53,6 +53,7 @@ class Work:
     claim: Claim
     jobs: list[Job]
     stopped_by: int = 0  # not 0: end it untried, a recipient failed in that job (queue rule 11)
+    may_have_killed: bool = True  # false: it came and went for its turn, and was hardly ever tried
 
     @property
     def key(self) -> Key:
@@ -157,7 +158,7 @@ class Slots:
 
     def is_suspicious(self, work: Work) -> bool:
         """Tell whether a record is to be tried alone (queue rule 13)."""
-        return self._suspicion.falls_on(work.key, work.claim.delivered)
+        return work.may_have_killed and self._suspicion.falls_on(work.key, work.claim.delivered)
 
     async def stop(self) -> None:
         """Claim nothing more and give back what waits for a slot."""
@@ -271,9 +272,11 @@ class Slots:
             elif self._stopping:
                 await self.give_back(work)
             elif isinstance(turn, LeaveOut):
-                self._make_ready(source, replace(work, stopped_by=turn.stopped_by))
+                left_out = replace(work, stopped_by=turn.stopped_by, may_have_killed=False)
+                self._make_ready(source, left_out)
             else:
-                self._make_ready(source, work)
+                overdue = self._pacing.is_overdue(work.jobs[0], work.claim.stored_at)
+                self._make_ready(source, replace(work, may_have_killed=overdue))
             source.pull.wake()
 
         task = asyncio.create_task(ask())
