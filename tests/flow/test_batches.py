@@ -296,6 +296,52 @@ async def test_a_sender_that_dies_repeats_only_the_job_that_was_open(tmp_path: P
         assert max(upstream.attempts.values()) <= 2
 
 
+def peak_megabytes(pid: int) -> float:
+    """The most memory that a process ever held."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("delay_ms", "is_killed"), [(0, True), (5, False)])
+async def test_ten_thousand_recipients_in_one_message(
+    tmp_path: Path,
+    delay_ms: int,
+    is_killed: bool,  # noqa: FBT001
+) -> None:
+    everybody = people("m", 10_000)
+    bad = {everybody[number] for number in (7, 5000, 9999)}
+    options = {"batchDelay": delay_ms, "queue": {"ackWaitSeconds": 4, "storeBytes": 2**31}}
+    async with (
+        ScriptedUpstream(
+            per_recipient({lambda to: to in bad: GONE}), keep_content=False
+        ) as upstream,
+        running_relay(tmp_path, **options, **forwarding_to(upstream.port)) as relay,
+    ):
+        async with SmtpDialogue.connect("127.0.0.1", relay.smtp_port, limit_seconds=60) as client:
+            await client.expect(220)
+            await client.ehlo()
+            content = b"Subject: all of you\r\n\r\n" + (b"x" * 70 + b"\r\n") * 800
+            assert (await client.submit("from@example.org", everybody, content)).accepted
+        peaks = {}
+        if is_killed:
+            await upstream.wait_received(200, 60)
+            peaks["killed"] = peak_megabytes(relay.pid("sender"))
+            relay.kill("sender")
+        await relay.wait_health(200, queued_emails=0, failed_emails=1)
+        assert set(addresses(upstream)) == set(everybody) - bad
+        assert upstream.attempts.keys() == set(everybody)
+        repeated = {
+            (int(to[2:].partition("@")[0])) // 20 for to, n in upstream.attempts.items() if n > 1
+        }
+        assert len(repeated) <= (5 + 32 if is_killed else 0), (
+            "at most what was in a slot or settled"
+        )
+        for name in ("ingress", "sender", "monitor", "nats", "supervisor"):
+            peaks[name] = peak_megabytes(relay.pid(name))
+        assert max(peaks.values()) < 150, peaks
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 async def test_there_are_as_many_deliveries_at_once_as_workers(
     tmp_path: Path, workers: int
