@@ -57,6 +57,7 @@ def _sender(names: Names) -> tuple[str, ...]:
         f"$JS.API.DIRECT.GET.{names.body_stream}.>",
         f"$JS.API.STREAM.MSG.GET.{names.body_stream}",
         f"$JS.API.STREAM.MSG.GET.{names.failed_stream}",
+        f"$JS.API.STREAM.MSG.GET.{names.lane_stream}",  # whether another resend is alive
     )
 
 
@@ -79,5 +80,10 @@ def _monitor(names: Names) -> tuple[str, ...]:
         *(f"$JS.API.STREAM.MSG.GET.{stream}" for stream in streams),
         *(f"$JS.API.DIRECT.GET.{stream}" for stream in streams),
         *(f"$JS.API.DIRECT.GET.{stream}.>" for stream in streams),
-        f"$JS.API.STREAM.PURGE.{names.body_stream}",
+        *(
+            f"$JS.API.STREAM.PURGE.{stream}"
+            for stream in (names.body_stream, names.failed_stream, names.capture_stream)
+        ),
+        f"$JS.API.STREAM.MSG.DELETE.{names.failed_stream}",
+        f"$JS.API.STREAM.MSG.DELETE.{names.capture_stream}",
     )

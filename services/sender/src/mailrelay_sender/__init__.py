@@ -2,7 +2,8 @@
 
 1. `slots` claims records, new and due, and shares the delivery slots out among them.
 2. `route` says where a recipient's mail goes next. Pure.
-3. `connection` keeps SMTP connections to next hops (aiosmtplib).
+3. `connection` keeps SMTP connections to next hops (aiosmtplib), `named_hops` those to hops that
+   were named with a release.
 4. `attempt` tries one job at one next hop.
 5. `classify` says what a reply means for a recipient. Pure.
 6. `follow_up` decides what remains of a job after an attempt. Pure.
