@@ -46,8 +46,10 @@ def test_a_next_hop_is_read_as_people_write_it(text: str, host: str, port: int) 
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":25", "mx:", "mx:0", "mx:65536", "mx:x", "mx: 25", "a b:25", "-a:25", "[mx]:25"]
-    + ["[::1]25", "[::1", "[::1]:", "1.2.3:25", "256.1.1.1", "mx\n:25", "mx/:25", "u@mx:25"],
+    [
+        *("", ":25", "mx:", "mx:0", "mx:65536", "mx:x", "mx: 25", "a b:25", "-a:25", "[mx]:25"),
+        *("[::1]25", "[::1", "[::1]:", "1.2.3:25", "256.1.1.1", "mx\n:25", "mx/:25", "u@mx:25"),
+    ],
 )
 def test_what_is_no_next_hop_is_refused_by_its_name(text: str) -> None:
     with pytest.raises(ValueError, match="is no next hop"):

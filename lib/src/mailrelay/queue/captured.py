@@ -97,7 +97,7 @@ def release_record(captured: StoredCapture, release: Release, names: Names) -> R
     """
     if captured.record is None:
         return None
-    of_one = hashlib.sha256(f"{release.id}/{captured.place}".encode()).hexdigest()[:16]
+    of_one = hashlib.sha256(f"{release.id}/{captured.submission}/{captured.place}".encode()).hexdigest()[:16]
     job = replace(
         captured.record.job,
         attempt=1,

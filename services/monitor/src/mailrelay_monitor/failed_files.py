@@ -77,6 +77,8 @@ class FailedFiles:
         self._log = log
         self._metrics = metrics
         self._fault = ""
+        # Nothing is written of a record while it is removed, or the file would outlive it.
+        self._busy = asyncio.Lock()
         self._unreadable: dict[tuple[str, int], int] = {}
 
     def path(self, submission: str, recipient: int) -> Path:
@@ -112,15 +114,26 @@ class FailedFiles:
                 await self.remove(row)
                 await self._forget(row)
             else:
-                await self._write_row(row)
+                async with self._busy:
+                    if await self._is_wanted(row):
+                        await self._write_row(row)
         return len(rows)
+
+    async def _is_wanted(self, row: FailedRow) -> bool:
+        """Look again: a removal may have begun since the row was read."""
+        now = await self._database.run(
+            lambda database: failed_index.get(database, row.submission, row.recipient)
+        )
+        return now is not None and not now.removing
 
     async def _forget(self, row: FailedRow) -> None:
         await self._database.run(lambda database: failed_index.delete(database, row))
 
     async def remove(self, row: FailedRow) -> None:
         """Remove a record's file. Raises OSError."""
-        await asyncio.to_thread(self.path(row.submission, row.recipient).unlink, missing_ok=True)
+        path = self.path(row.submission, row.recipient)
+        async with self._busy:
+            await asyncio.to_thread(path.unlink, missing_ok=True)
         passed("failed_file.removed")
 
     async def _write_row(self, row: FailedRow) -> None:

@@ -14,6 +14,7 @@ MAX_IDS = 1000  # SQLite takes some 32,000 variables; nobody types more than thi
 _CODE = re.compile(r"[45]\d\d")
 _ENHANCED = re.compile(r"[45]\.\d{1,3}\.\d{1,3}")
 _RECIPIENT = re.compile(r"\d{1,9}")
+_SECONDS = re.compile(r"\d{9,11}(\.\d+)?")  # from 1973 on; fewer digits may be a date
 _MAX_TEXT = 1000
 
 
@@ -122,8 +123,8 @@ def _time(asked: Mapping[str, object], key: str) -> float | None:
     value = asked.get(key)
     if value is None:
         return None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+    if not isinstance(value, bool) and _SECONDS.fullmatch(str(value)):
+        return float(str(value))
     try:
         at = datetime.fromisoformat(str(value))
     except ValueError:
