@@ -176,18 +176,3 @@ async def test_a_release_that_fails_is_failed_mail_and_its_resend_goes_to_the_sa
         await upstream.wait_received(1, timeout=30)
         await wait_empty(relay, "in", "lane")
         assert (await relay.get("/api/captured")).json()["records"] == 1
-
-
-@pytest.mark.timeout(120)
-async def test_a_hop_named_by_hand_never_sees_the_configured_credentials(tmp_path: Path) -> None:
-    options = {"forwardUsername": "relay", "forwardPassword": "secret-word"}
-    async with ScriptedUpstream() as other:
-        relay_options = {**forwarding_to(1), **options}  # the upstream itself is not there
-        async with running_relay(tmp_path, **relay_options) as relay:
-            assert relay
-        # Captured while there was no upstream.
-    del other
-
-
-def test_of_two_senders_one_delivers() -> None:
-    """See tests/sender/test_resend_races.py."""
