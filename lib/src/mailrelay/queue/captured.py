@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import CaptureRecord, Release
+from mailrelay.queue.bodies import body_token
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.events import BatchReader, StoredMessage
 from mailrelay.queue.lanes import NOW
@@ -97,7 +98,9 @@ def release_record(captured: StoredCapture, release: Release, names: Names) -> R
     """
     if captured.record is None:
         return None
-    of_one = hashlib.sha256(f"{release.id}/{captured.submission}/{captured.place}".encode()).hexdigest()[:16]
+    of_one = hashlib.sha256(
+        f"{release.id}/{captured.submission}/{captured.place}".encode()
+    ).hexdigest()[:16]
     job = replace(
         captured.record.job,
         attempt=1,
@@ -107,7 +110,7 @@ def release_record(captured: StoredCapture, release: Release, names: Names) -> R
         resend_of=0,
         release=replace(release, id=of_one),
     )
-    subject = names.lane_subject(NOW, job.submission if job.body else None)
+    subject = names.lane_subject(NOW, body_token(job))
     message_id = f"{job.submission}.{captured.place}.release/{of_one}"
     return Record(subject, encode_jobs([job]), message_id)
 

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter
 from mailrelay.config.model import Failed
 from mailrelay.mail.disposition import Disposition
 from mailrelay.mail.job import FailedRecord, ResendMark
+from mailrelay.queue.bodies import body_token
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError, QueueFullError
 from mailrelay.queue.failed import FailedStore
@@ -283,7 +284,7 @@ def resend_record(failed: FailedRecord, sequence: int, names: Names) -> Record:
     """Return the record that resends a failed one; its history goes along."""
     job = replace(failed.job, attempt=1, faults=0, hop=0, due=0.0, resend_of=sequence)
     return Record(
-        names.lane_subject(NOW, job.submission if job.body else None),
+        names.lane_subject(NOW, body_token(job)),
         encode_jobs([job]),
         f"{job.submission}.{failed.recipient.number}.r/{sequence}",
     )
