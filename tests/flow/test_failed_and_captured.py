@@ -18,7 +18,7 @@ from tests.support.smtp_client import SmtpDialogue, Submitted
 from tests.support.upstream import ScriptedUpstream
 from tests.support.wait import wait_until
 
-HELLO = b"Subject: hello\r\nMessage-ID: <1@x>\r\n\r\nhi\r\n..dots\r\n"
+HELLO = b"Subject: hello\r\nMessage-ID: <1@x>\r\n\r\nhi\r\n.dots\r\n"
 REFUSED = Reply(550, "5.1.1 no such user")
 LATER = Reply(450, "4.2.0 later")
 
