@@ -164,6 +164,22 @@ FORBIDDEN = [
     (Role.INGRESS, "$JS.API.STREAM.MSG.GET.mailrelay-pace"),
     (Role.SENDER, "$JS.API.STREAM.PURGE.mailrelay-body"),
     (Role.INGRESS, "$JS.API.STREAM.PURGE.mailrelay-body"),
+    *[
+        (role, f"$JS.API.{verb}.mailrelay-{stream}")
+        for role in (Role.INGRESS, Role.SENDER)
+        for verb in ("STREAM.PURGE", "STREAM.MSG.DELETE")
+        for stream in ("failed", "capture")
+    ],
+    *[
+        (Role.MONITOR, f"$JS.API.STREAM.MSG.DELETE.mailrelay-{stream}")
+        for stream in ("lane", "body", "event", "checkpoint")
+    ],
+    (Role.MONITOR, "$JS.API.STREAM.PURGE.mailrelay-lane"),
+    (Role.MONITOR, "$JS.API.STREAM.PURGE.mailrelay-event"),
+    (Role.MONITOR, f"mailrelay.capture.{ID}.1"),
+    (Role.SENDER, "$JS.API.STREAM.MSG.GET.mailrelay-capture"),
+    (Role.INGRESS, "$JS.API.STREAM.MSG.GET.mailrelay-failed"),
+    (Role.INGRESS, "$JS.API.STREAM.MSG.GET.mailrelay-lane"),
     (Role.INGRESS, "other.in.0.-"),
     (Role.SENDER, "mailrelay.inbox.ingress.x"),
     (Role.MONITOR, "mailrelay.inbox.sender.x"),
@@ -257,3 +273,24 @@ async def test_the_monitor_can_look_at_every_stream(
 ) -> None:
     for stream in await stream_names(admin):
         assert (await monitor.api(f"STREAM.INFO.{stream}"))["config"]["name"] == stream
+
+
+@pytest.mark.parametrize("stream", ["failed", "capture"])
+async def test_the_monitor_can_remove_what_is_in_the_failed_store_and_captured(
+    stream: str, sender: QueueConnection, monitor: QueueConnection
+) -> None:
+    subjects = [f"mailrelay.{stream}.{ID}.{number}" for number in range(3)]
+    stored = [await Publisher(sender).store(Record(subject, b"x", "")) for subject in subjects]
+    name = f"mailrelay-{stream}"
+    await monitor.api(f"STREAM.MSG.DELETE.{name}", {"seq": stored[0].sequence})
+    await monitor.api(f"STREAM.PURGE.{name}", {"filter": subjects[1]})
+    state = (await monitor.api(f"STREAM.INFO.{name}"))["state"]
+    assert (state["messages"], state["first_seq"]) == (1, stored[2].sequence)
+
+
+@pytest.mark.parametrize("stream", ["body", "failed", "lane"])
+async def test_a_sender_can_look_at_what_it_settles(stream: str, sender: QueueConnection) -> None:
+    subject = {"lane": "mailrelay.lane.now.-"}.get(stream, f"mailrelay.{stream}.{ID}.0")
+    stored = await Publisher(sender).store(Record(subject, b"x", ""))
+    found = await sender.api(f"STREAM.MSG.GET.mailrelay-{stream}", {"seq": stored.sequence})
+    assert found["message"]["subject"] == subject

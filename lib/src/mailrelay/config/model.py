@@ -108,6 +108,36 @@ class Capture(_Section):
     )
 
 
+class Failed(_Section):
+    """The failed store: mail that could not be delivered. Past a limit the oldest goes first."""
+
+    resend_interval_seconds: float = Field(
+        default=3600,
+        ge=0,
+        le=30 * 24 * 3600,
+        description="How often each recipient that expired is tried once more; 0: by hand only.",
+    )
+    resend_bounced: bool = Field(
+        default=False,
+        description="Whether that holds for recipients that were refused for good, too.",
+    )
+    max_records: int = Field(
+        default=100_000, ge=1, le=10_000_000, description="Recipients kept in the failed store."
+    )
+    max_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="What they may use in the queue; 0, or more than there is: 90 % of the failed "
+        "store's share of it.",
+    )
+    max_age_seconds: float = Field(
+        default=90 * 24 * 3600,
+        ge=0,
+        description="A failed recipient is kept this long after its message was accepted; "
+        "0: without end.",
+    )
+
+
 class Tls(_Section):
     """The listener's certificate; STARTTLS is offered when it is set."""
 
@@ -222,6 +252,7 @@ class RelayConfig(_Section):
     security: Security = Field(default=Security(), description="Who may use the relay.")
     retry: Retry = Field(default=Retry(), description="When deferred mail is tried again.")
     capture: Capture = Field(default=Capture(), description="Mail kept instead of forwarded.")
+    failed: Failed = Field(default=Failed(), description="Mail that could not be delivered.")
     tls: Tls = Field(default=Tls(), description="The listener's certificate.")
     queue: Queue = Field(default=Queue(), description="The queue underneath.")
 

@@ -63,6 +63,7 @@ def _sender(names: Names) -> tuple[str, ...]:
         f"$JS.API.STREAM.MSG.GET.{names.pace_stream}",
         # Which job of a submission is the first that still waits: it may claim all of them anyway.
         f"$JS.API.STREAM.MSG.GET.{names.in_stream()}",
+        f"$JS.API.STREAM.MSG.GET.{names.lane_stream}",  # whether another resend is alive
     )
 
 
@@ -86,5 +87,10 @@ def _monitor(names: Names) -> tuple[str, ...]:
         *(f"$JS.API.STREAM.MSG.GET.{stream}" for stream in streams),
         *(f"$JS.API.DIRECT.GET.{stream}" for stream in streams),
         *(f"$JS.API.DIRECT.GET.{stream}.>" for stream in streams),
-        f"$JS.API.STREAM.PURGE.{names.body_stream}",
+        *(
+            f"$JS.API.STREAM.PURGE.{stream}"
+            for stream in (names.body_stream, names.failed_stream, names.capture_stream)
+        ),
+        f"$JS.API.STREAM.MSG.DELETE.{names.failed_stream}",
+        f"$JS.API.STREAM.MSG.DELETE.{names.capture_stream}",
     )
