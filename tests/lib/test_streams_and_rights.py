@@ -158,7 +158,6 @@ FORBIDDEN = [
     (Role.INGRESS, "$JS.API.STREAM.MSG.GET.mailrelay-in-0"),
     (Role.SENDER, "$JS.API.DIRECT.GET.mailrelay-in-0.mailrelay.in.0.-"),
     (Role.SENDER, "$JS.API.STREAM.PURGE.mailrelay-pace"),
-    (Role.SENDER, "$JS.API.STREAM.MSG.GET.mailrelay-lane"),
     (Role.INGRESS, f"mailrelay.pace.{ID}"),
     (Role.MONITOR, f"mailrelay.pace.{ID}"),
     (Role.INGRESS, "$JS.API.STREAM.MSG.GET.mailrelay-pace"),

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from structlog.testing import LogCapture
 
 from mailrelay.mail.disposition import Disposition, Outcome
@@ -197,17 +198,24 @@ async def test_a_failed_record_is_as_good_as_the_mark_of_a_stop(tmp_path: Path) 
         await made.settled(1, 2)
         for batch, disposition in ((2, Disposition.BOUNCED), (5, Disposition.NOT_TRIED)):
             record = FailedRecord(job(batch), disposition, START)
-            await made.failed.store(record, f"{batch}")
+            await made.failed.store(record)
             pacing = made.sender(continue_on_error=False, batch_delay_ms=0)
             assert isinstance(await pacing.turn(job(3), 3), LeaveOut)
-        # Its own record from before it came again: it was tried.
-        await made.failed.store(FailedRecord(job(3), Disposition.BOUNCED, START), "3")
+
+
+@pytest.mark.parametrize(
+    ("disposition", "turn"),
+    [(Disposition.BOUNCED, Go), (Disposition.NOT_TRIED, LeaveOut)],
+    ids=["that was tried", "that was left out"],
+)
+async def test_a_job_that_comes_again_finds_its_own_failed_record(
+    tmp_path: Path, disposition: Disposition, turn: type
+) -> None:
+    async with rig(tmp_path) as made:
+        await made.settled(1, 2)
+        await made.failed.store(FailedRecord(job(3), disposition, START))
         pacing = made.sender(continue_on_error=False, batch_delay_ms=0)
-        assert await pacing.turn(job(3), 3) == Go()
-        # It was left out, and comes again.
-        await made.failed.store(FailedRecord(job(3), Disposition.NOT_TRIED, START), "3n")
-        pacing = made.sender(continue_on_error=False, batch_delay_ms=0)
-        assert isinstance(await pacing.turn(job(3), 3), LeaveOut)
+        assert isinstance(await pacing.turn(job(3), 3), turn)
 
 
 async def test_a_retry_that_fails_stops_the_rest_and_takes_no_turn(tmp_path: Path) -> None:

@@ -169,8 +169,7 @@ class FailedStore:
             if error.err_code == _NOT_FOUND:
                 return None
             raise
-        payload = base64.b64decode(answer["message"].get("data", ""))
-        return _readable(payload) if payload else None
+        return _readable(base64.b64decode(answer["message"].get("data", "")))
 
     async def walk(self) -> AsyncIterator[StoredFailure]:
         """Yield every failure, oldest first, in pages. Raises QueueUnavailableError."""
@@ -232,19 +231,23 @@ class FailedStore:
         return _failure(StoredMessage(message["subject"], int(message["seq"]), 0.0, payload))
 
 
+def _readable(payload: bytes) -> FailedRecord | None:
+    """Return the record, None for a tombstone and for one that cannot be read."""
+    if not payload:
+        return None
+    try:
+        return decode_failed(payload)
+    except RecordError:
+        return None
+
+
 def _failure(message: StoredMessage) -> StoredFailure:
     submission, _, recipient = message.subject.rpartition(".")
-    record = None
-    if message.payload:
-        try:
-            record = decode_failed(message.payload)
-        except RecordError:
-            record = None
     return StoredFailure(
         QueueId(submission.rpartition(".")[2]),
         int(recipient) if recipient.isdigit() else -1,
         message.sequence,
         len(message.payload),
         not message.payload,
-        record,
+        _readable(message.payload),
     )
