@@ -6,6 +6,7 @@
 4. `reply` is what a server said, `disposition` what an attempt made of a recipient.
 5. `retry` says when a deferred recipient is tried again.
 6. `event` tells what happened.
+7. `limit` names what rate limits count: whose messages, in which window.
 
 Nothing here does input or output, reads a clock or tosses a coin: what depends on time or chance
 takes it as an argument.

@@ -11,7 +11,8 @@
 9. `bodies` stores large content once and hands it out in pieces.
 10. `events` tells what happened, in batches, and reads it back in order.
 11. `failed` keeps what could not be delivered.
-12. `errors` has what can go wrong with all of it.
+12. `counters` counts for the rate limits, exactly, from any number of processes.
+13. `errors` has what can go wrong with all of it.
 
 docs/decisions/0003 says why JetStream, docs/flow.md how a message passes through.
 """

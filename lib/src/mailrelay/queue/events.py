@@ -14,8 +14,8 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 from nats.aio.msg import Msg
@@ -193,6 +193,7 @@ class StoredMessage:
     sequence: int
     stored_at: float
     payload: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class BatchReader:
@@ -245,6 +246,7 @@ def _stored(message: Msg, headers: dict[str, str]) -> StoredMessage:
         int(headers.get("Nats-Sequence", "0")),
         _epoch_seconds(headers.get("Nats-Time-Stamp", "")),
         message.data,
+        headers,
     )
 
 
