@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -119,7 +119,7 @@ class CounterStore:
             raise QueueUnavailableError(msg)
         return _read_total(answer.data)
 
-    async def walk(self, window: Window, number: int) -> AsyncIterator[CounterUse]:
+    async def walk(self, window: Window, number: int) -> AsyncGenerator[CounterUse, None]:
         """Yield the counters of one window, the least recently changed first, in pages.
 
         Raises QueueUnavailableError.

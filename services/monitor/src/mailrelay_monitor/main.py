@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from mailrelay.config.load import ConfigError
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection, open_connection
+from mailrelay.queue.counters import CounterStore
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.publish import Publisher
@@ -35,6 +36,7 @@ from mailrelay_monitor.exposition import LedgerMetrics
 from mailrelay_monitor.http import Sources, make_app
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
+from mailrelay_monitor.limits import LimitView
 from mailrelay_monitor.ready import Readiness
 from mailrelay_monitor.retry import Resender
 from mailrelay_monitor.serve import HttpServer, listening_sockets
@@ -124,6 +126,9 @@ class _Monitor:
             backlog=self._backlog,
             readiness=readiness,
             resender=Resender(failed, publisher, connection.names, log),
+            limits=LimitView(
+                settings.config.rate_limits, CounterStore(connection, publisher), clock
+            ),
             registry=registry,
             clock=clock,
         )
