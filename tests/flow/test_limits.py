@@ -1,4 +1,4 @@
-"""The rate limits of a whole relay: shown over HTTP and by `mailrelay limits`, and kept by stops."""
+"""A whole relay's rate limits: told over HTTP and by `mailrelay limits`, kept over restarts."""
 
 from __future__ import annotations
 
