@@ -60,7 +60,7 @@ async def test_each_counter_is_shown_and_survives_a_restart_of_everything(tmp_pa
             assert found == expected
             return True
 
-        await wait_until(shows_all, 2, "every counter is shown")
+        await wait_until(shows_all, 10, "every counter is shown")
         only = await used(relay, sender="Alfred@SENDER.test")
         assert only == {key: use for key, use in expected.items() if key[1] != ""}
         lines = [line.split() for line in (await command(relay)).splitlines()]
