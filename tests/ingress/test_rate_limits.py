@@ -144,6 +144,10 @@ async def quit_(dialogue: SmtpDialogue) -> None:
     await dialogue.quit()
 
 
+async def leave(_: SmtpDialogue) -> None:
+    """Close the connection without a word."""
+
+
 async def disconnect(dialogue: SmtpDialogue) -> None:
     dialogue.reset()
 
@@ -172,7 +176,7 @@ async def bare_line_feed(dialogue: SmtpDialogue) -> None:
 
 
 @pytest.mark.parametrize(
-    "ending", [rset, ehlo, quit_, disconnect, disconnect_in_data, too_big, bare_line_feed]
+    "ending", [rset, ehlo, quit_, leave, disconnect, disconnect_in_data, too_big, bare_line_feed]
 )
 async def test_a_transaction_that_ends_without_250_gives_its_place_back(
     ending: Any,  # noqa: ANN401
