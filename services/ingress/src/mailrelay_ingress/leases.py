@@ -40,6 +40,7 @@ _POLL_SECONDS = 0.05
 # A lease is at most this part of what is left, so that near the limit nobody holds a spare token.
 _PART_OF_REST = 16
 _ACCOUNTS = 16_384  # of some 600 octets each
+_GROWTH = 4  # of the next lease, while tokens are taken as fast as they are leased
 _ASK_SECONDS = 5.0  # a client waits for it at MAIL
 # Repeating is safe while the queue knows the addition's id (queue.publish's duplicate window).
 _REPEAT_SECONDS = 100.0
@@ -207,7 +208,7 @@ class LeaseBook:
         if self._now() - account.taken_at > IDLE_SECONDS:
             account.stride = 1
         else:
-            account.stride = min(account.stride * 2, cap)
+            account.stride = min(account.stride * _GROWTH, cap)
         rest = 1 if account.total is None else account.limit - account.total
         asked = max(min(account.stride, cap), min(len(account.waiting), rest, MOST_LEASED))
         addition = self._counters.addition(account.name, asked)

@@ -8,6 +8,7 @@ none of everybody's, not even for a moment.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from prometheus_client import Counter
 
@@ -28,7 +29,23 @@ _limited = Counter(
     ["limit"],  # sender_hour, sender_day, global_hour, global_day
 )
 
+_MOST_KNOWN = 4096
+
 _BY_SCOPE = {Scope.SENDER: replies.SENDER_OVER_LIMIT, Scope.GLOBAL: replies.RELAY_OVER_LIMIT}
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Where a sender's next message is counted, up to the end of the hour."""
+
+    accounts: tuple[Account, ...]
+    until: float
+
+    def holds(self, now: float) -> bool:
+        """Whether these are still the ones: a clock that is set back finds others, too."""
+        if now >= self.until or now < self.until - Window.HOUR.seconds:
+            return False
+        return not any(account.is_dropped for account in self.accounts)
 
 
 class RateLimiter:
@@ -39,21 +56,23 @@ class RateLimiter:
         self._book = book
         self._clock = clock
         self._log = log
+        # By sender, None being everybody: most messages come from one that was just here.
+        self._known: dict[str | None, _Known] = {}
 
     def use(self, limits: RateLimits) -> None:
         """Go by other limits from the next MAIL on; what was counted stays counted."""
         self._limits = limits
+        self._known.clear()
 
     async def reserve(self, reverse_path: str, client: Client) -> Reservation | Reply:
         """Reserve a place for a message, or say why there is none."""
         if not self._limits.enabled:
             return Reservation()
         reservation = Reservation(self._book)
-        sender = sender_of(reverse_path)
         now = self._clock()
         try:
-            for scope, address in ((Scope.SENDER, sender), (Scope.GLOBAL, "")):
-                over = await self._take(reservation, self._accounts(scope, address, now))
+            for whose in (sender_of(reverse_path), None):
+                over = await self._take(reservation, self._accounts(whose, now))
                 if over is not None:
                     reservation.release()
                     return self._refuse(over, reverse_path, client)
@@ -66,16 +85,28 @@ class RateLimiter:
             raise
         return reservation
 
-    def _accounts(self, scope: Scope, address: str, now: float) -> list[Account]:
-        return [
+    def _accounts(self, whose: str | None, now: float) -> tuple[Account, ...]:
+        """Return the accounts of a sender, or of everybody (None), in this hour and day."""
+        known = self._known.get(whose)
+        if known is not None and known.holds(now):
+            return known.accounts
+        scope = Scope.GLOBAL if whose is None else Scope.SENDER
+        accounts = tuple(
             self._book.account(
-                CounterName(scope, window, window.number(now), address),
+                CounterName(scope, window, window.number(now), whose or ""),
                 self._limits.most(scope, window),
             )
             for window in Window
-        ]
+        )
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        # A day ends with one of its hours.
+        self._known[whose] = _Known(accounts, min(account.name.ends_at for account in accounts))
+        return accounts
 
-    async def _take(self, reservation: Reservation, accounts: list[Account]) -> Account | None:
+    async def _take(
+        self, reservation: Reservation, accounts: tuple[Account, ...]
+    ) -> Account | None:
         """Take a token of each; return the account that has none left. Raises QueueError."""
         missing = []
         for account in accounts:
