@@ -31,7 +31,7 @@ class Transaction:
     declared_bytes: int  # by SIZE=, 0 when the client did not say
     recipients: list[str] = field(default_factory=list)
     # Its place under the rate limits; what ends the transaction gives it back.
-    reservation: Reservation = field(default_factory=Reservation)
+    reservation: Reservation = field(default_factory=Reservation, compare=False)
     _seen: set[str] = field(default_factory=set)
 
     def add(self, address: str) -> None:
