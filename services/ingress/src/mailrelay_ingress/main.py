@@ -66,12 +66,13 @@ async def _serve(
     events = EventWriter(connection, publisher, events_dropped.inc)
     leases = LeaseBook(CounterStore(connection, publisher), system_clock, log)
     await leases.hear_recalls()
+    rate_limiter = RateLimiter(config.rate_limits, leases, system_clock, log)
     listener = Listener(
         ListenerParts(
             policy=Policy(config),
             authenticator=Authenticator(config),
             enqueuer=Enqueuer(connection, events, tracing, log, config.batch_size),
-            rate_limiter=RateLimiter(config.rate_limits, leases, system_clock, log),
+            rate_limiter=rate_limiter,
             budget=MemoryBudget(),
             log=log,
             host_name=config.host_name or socket.getfqdn(),
