@@ -44,6 +44,10 @@ chaos: nats-server ## Kill processes while mail flows, and count
 bench: nats-server ## Measure what rate limits cost ingress
 	$(BIN)/python -m tests.bench.rate_limits $(ARGS)
 
+.PHONY: model
+model: $(STAMP) ## Explore the model of the queue's protocol
+	$(BIN)/python -m tests.model $(ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## Check style, types and who imports whom
 	$(BIN)/ruff check

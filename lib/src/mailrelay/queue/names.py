@@ -67,6 +67,11 @@ class Names:
         """The counters of the rate limits of one kind of window."""
         return f"{self.prefix}-limit-{window.value}"
 
+    @property
+    def pace_stream(self) -> str:
+        """How far the jobs of a submission have come."""
+        return f"{self.prefix}-pace"
+
     # Consumers.
     @property
     def in_consumer(self) -> str:
@@ -123,6 +128,10 @@ class Names:
     def recall_subject(self) -> str:
         """Where a process asks the others for unused tokens; no stream keeps it."""
         return f"{self.prefix}.recall"
+
+    def pace_subject(self, submission: QueueId) -> str:
+        """The one place of what is known of a submission's turns."""
+        return f"{self.prefix}.pace.{submission}"
 
     def records_with_body(self, submission: QueueId) -> tuple[tuple[str, str], ...]:
         """Return (stream, subject filter) of every place that can name a stored body.

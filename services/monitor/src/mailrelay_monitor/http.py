@@ -17,6 +17,8 @@ from mailrelay.queue.errors import QueueError
 from mailrelay.runtime.clock import Clock
 from mailrelay_monitor import page
 from mailrelay_monitor.access import LocalOnly
+from mailrelay_monitor.admin import mount_admin
+from mailrelay_monitor.admin_parts import AdminParts
 from mailrelay_monitor.backlog import BacklogWatch
 from mailrelay_monitor.collect import Collector
 from mailrelay_monitor.exposition import expose, wants_exposition
@@ -26,7 +28,6 @@ from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
 from mailrelay_monitor.limits import MOST_SHOWN, LimitUse, LimitView
 from mailrelay_monitor.ready import Readiness
-from mailrelay_monitor.retry import Resender
 
 _UNAVAILABLE = 503
 
@@ -40,8 +41,8 @@ class Sources:
     index: IndexThread
     backlog: BacklogWatch
     readiness: Readiness
-    resender: Resender
     limits: LimitView
+    admin: AdminParts
     registry: CollectorRegistry
     clock: Clock
 
@@ -64,6 +65,7 @@ def make_app(sources: Sources) -> FastAPI:
     _add_numbers(app, sources)
     _add_messages(app, sources)
     _add_limits(app, sources)
+    mount_admin(app, sources.admin)
 
     async def index_unusable(_request: Request, error: Exception) -> Response:
         return JSONResponse({"error": f"the index: {error}"}, status_code=_UNAVAILABLE)
@@ -123,18 +125,6 @@ def _add_numbers(app: FastAPI, sources: Sources) -> None:
                 "avg_processing_time_ms": totals.avg_processing_time_ms,
             }
         )
-
-    @app.post("/admin/retry-failed")
-    async def retry_failed() -> JSONResponse:
-        report = await sources.resender.resend_all()
-        answer: dict[str, Any] = {
-            "resent": report.resent,
-            "already_resending": report.already_resending,
-            "unreadable": report.unreadable,
-        }
-        if report.fault:
-            answer["error"] = f"broken off: {report.fault}; ask again"
-        return JSONResponse(answer, status_code=_UNAVAILABLE if report.fault else 200)
 
 
 def _add_messages(app: FastAPI, sources: Sources) -> None:

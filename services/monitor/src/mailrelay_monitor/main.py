@@ -14,7 +14,6 @@ from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection, open_connection
 from mailrelay.queue.counters import CounterStore
 from mailrelay.queue.errors import QueueError
-from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.publish import Publisher
 from mailrelay.runtime.clock import system_clock
 from mailrelay.runtime.lifecycle import (
@@ -28,6 +27,7 @@ from mailrelay.runtime.lifecycle import (
 from mailrelay.runtime.logging import Logger, configure_logging
 from mailrelay.runtime.probe import Probe
 from mailrelay.service import ServiceSettings, service_settings
+from mailrelay_monitor.admin_parts import admin_parts
 from mailrelay_monitor.backlog import BacklogMetrics, BacklogWatch
 from mailrelay_monitor.bodies import BodyCleaner, BodyMetrics
 from mailrelay_monitor.checkpoint import Checkpoint
@@ -38,7 +38,6 @@ from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
 from mailrelay_monitor.limits import LimitView
 from mailrelay_monitor.ready import Readiness
-from mailrelay_monitor.retry import Resender
 from mailrelay_monitor.serve import HttpServer, listening_sockets
 
 _HTTP_END_SECONDS = 1.5
@@ -118,17 +117,26 @@ class _Monitor:
         readiness = Readiness(
             connection, settings.smtp_address, lambda: self._collector.is_caught_up
         )
-        failed = FailedStore(connection, publisher)
+        self._admin = admin_parts(
+            connection,
+            settings.config,
+            settings.data_dir,
+            self._index,
+            registry,
+            clock=clock,
+            log=log,
+            prompt=self._bodies.prompt,
+        )
         self._sources = Sources(
             connection=connection,
             collector=self._collector,
             index=self._index,
             backlog=self._backlog,
             readiness=readiness,
-            resender=Resender(failed, publisher, connection.names, log),
             limits=LimitView(
                 settings.config.rate_limits, CounterStore(connection, publisher), clock
             ),
+            admin=self._admin,
             registry=registry,
             clock=clock,
         )
@@ -150,6 +158,7 @@ class _Monitor:
                 self._backlog.run(),
                 self._bodies.run_prompted(),
                 self._bodies.run_sweep(),
+                *self._admin.run(),
                 *([probe.beat()] if probe else []),
             )
         finally:
@@ -200,4 +209,5 @@ class _Monitor:
             # Of the index itself: the collector may have been stopped while it was writing.
             ledger = await self._index.run(lambda index: index.ledger)
             await asyncio.wait_for(self._checkpoint.store(ledger), _CHECKPOINT_END_SECONDS)
+        await self._admin.close()
         await self._index.close()
