@@ -93,7 +93,6 @@ def test_a_good_configuration_is_ok_with_what_has_no_effect_yet(tmp_path: Path) 
     assert (done.returncode, done.stdout) == (0, "ok\n")
     warned = [line.split(" ")[1].rstrip(":") for line in done.stderr.splitlines()]
     assert warned == [
-        "rateLimits.enabled",
         "security.logAllEmails",
     ]
 

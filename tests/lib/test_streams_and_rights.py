@@ -32,7 +32,7 @@ async def test_ensuring_again_changes_nothing(admin: QueueConnection) -> None:
     for stream in await stream_names(admin):
         await admin.api(f"STREAM.DELETE.{stream}")
     changes = await ensure(admin, LIMITS)
-    assert len([change for change in changes if change.startswith("stream")]) == 8
+    assert len([change for change in changes if change.startswith("stream")]) == 10
     assert len([change for change in changes if change.startswith("consumer")]) == 8
     assert await ensure(admin, LIMITS) == []
 
@@ -183,6 +183,17 @@ FORBIDDEN = [
     (Role.SENDER, "mailrelay.inbox.ingress.x"),
     (Role.MONITOR, "mailrelay.inbox.sender.x"),
     (Role.INGRESS, "$SYS.REQ.SERVER.PING"),
+    *[
+        (role, subject)
+        for role in (Role.SENDER, Role.MONITOR, Role.ADMIN)
+        for subject in ("mailrelay.limit.hour.1.all", "mailrelay.limit.day.1.all")
+    ],
+    *[(role, "mailrelay.recall") for role in (Role.SENDER, Role.MONITOR, Role.ADMIN)],
+    (Role.SENDER, "$JS.API.DIRECT.GET.mailrelay-limit-hour.mailrelay.limit.hour.1.all"),
+    (Role.INGRESS, "$JS.API.DIRECT.GET.mailrelay-limit-hour"),
+    (Role.INGRESS, "$JS.API.STREAM.MSG.GET.mailrelay-limit-hour"),
+    (Role.INGRESS, "$JS.API.STREAM.PURGE.mailrelay-limit-hour"),
+    (Role.MONITOR, "$JS.API.STREAM.PURGE.mailrelay-limit-day"),
 ]
 
 
@@ -212,7 +223,9 @@ async def test_nobody_hears_anothers_replies_or_the_streams_subjects(
         """Nothing comes."""
 
     async with server.connected(role, log) as connection:
-        subjects = [*others, "mailrelay.in.>", "mailrelay.>", ">", "_INBOX.>"]
+        subjects = [*others, "mailrelay.in.>", "mailrelay.>", ">", "_INBOX.>", "mailrelay.limit.>"]
+        if role is not Role.INGRESS:
+            subjects.append("mailrelay.recall")
         for subject in subjects:
             await connection.subscribe(subject, hear)
 

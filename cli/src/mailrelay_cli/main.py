@@ -22,6 +22,7 @@ from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK
 from mailrelay.runtime.logging import configure_logging
 from mailrelay_cli.console import complain, say
 from mailrelay_cli.errors import BadInputError
+from mailrelay_cli.limits import LimitsOptions, show_limits
 from mailrelay_cli.mail_commands import captured_app, failed_app
 from mailrelay_cli.nats_config import MINIMUM_STORE_BYTES
 from mailrelay_cli.queue_step import ensure_queue, queue_limits
@@ -86,6 +87,18 @@ def send_command(
 ) -> int:
     """Hand a test message to the running relay and tell what became of it."""
     return send(SendOptions(to or [], sender, subject, config, data_dir, timeout))
+
+
+@app.command("limits")
+def limits_command(
+    sender: Annotated[
+        str | None, typer.Option(help="Only this sender; <> for the null reverse path.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, max=1000, help="Senders' counters shown.")] = 100,
+    data_dir: DataDirOption = Path("data"),
+) -> int:
+    """Tell how far the running relay's rate limits are used up."""
+    return show_limits(LimitsOptions(sender, rows, data_dir))
 
 
 @queue_app.command("ensure")

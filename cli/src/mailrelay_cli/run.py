@@ -68,7 +68,6 @@ _MAX_OPEN_FILES = 65_536
 
 # Options that are taken and do nothing yet: what to say, and when. Shrinks as they are built.
 NOT_YET: dict[str, Callable[[RelayConfig], bool]] = {
-    "rateLimits.enabled: true": lambda config: config.rate_limits.enabled,
     "security.logAllEmails: true": lambda config: config.security.log_all_emails,
 }
 

@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic.alias_generators import to_camel
 
+from mailrelay.mail.limit import Scope, Window
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 
@@ -49,6 +51,16 @@ class RateLimits(_Section):
     max_per_day: int = Field(default=2000, ge=1, description="Messages a sender and day.")
     global_max_per_hour: int = Field(default=1000, ge=1, description="Messages an hour in all.")
     global_max_per_day: int = Field(default=5000, ge=1, description="Messages a day in all.")
+
+    def most(self, scope: Scope, window: Window) -> int:
+        """Return how many messages one limit allows, whether limits hold or not."""
+        by_limit = {
+            (Scope.SENDER, Window.HOUR): self.max_per_hour,
+            (Scope.SENDER, Window.DAY): self.max_per_day,
+            (Scope.GLOBAL, Window.HOUR): self.global_max_per_hour,
+            (Scope.GLOBAL, Window.DAY): self.global_max_per_day,
+        }
+        return by_limit[scope, window]
 
 
 class Security(_Section):

@@ -8,6 +8,7 @@
 5. `retry` says when a deferred recipient is tried again.
 6. `pace` is how far the jobs of one submission have come.
 7. `event` tells what happened.
+8. `limit` names what rate limits count: whose messages, in which window.
 
 Nothing here does input or output, reads a clock or tosses a coin: what depends on time or chance
 takes it as an argument.

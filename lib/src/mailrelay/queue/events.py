@@ -14,8 +14,8 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 from nats.aio.msg import Msg
@@ -194,6 +194,7 @@ class StoredMessage:
     sequence: int
     stored_at: float
     payload: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class BatchReader:
@@ -246,6 +247,7 @@ def _stored(message: Msg, headers: dict[str, str]) -> StoredMessage:
         int(headers.get("Nats-Sequence", "0")),
         epoch_seconds(headers.get("Nats-Time-Stamp", "")),
         message.data,
+        headers,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from mailrelay.mail.limit import Window
 from mailrelay.queue.names import Names
 
 
@@ -37,12 +38,22 @@ def rights_of(role: Role, names: Names) -> Rights:
         Role.SENDER: _sender(names),
         Role.MONITOR: _monitor(names),
     }[role]
-    return Rights(publish, (f"{names.inbox_prefix(role.value)}.>",))
+    subscribe = [f"{names.inbox_prefix(role.value)}.>"]
+    if role is Role.INGRESS:
+        subscribe.append(names.recall_subject)
+    return Rights(publish, tuple(subscribe))
 
 
 def _ingress(names: Names) -> tuple[str, ...]:
     prefix = names.prefix
-    return (f"{prefix}.in.>", f"{prefix}.body.>", f"{prefix}.event.ingress")
+    return (
+        f"{prefix}.in.>",
+        f"{prefix}.body.>",
+        f"{prefix}.event.ingress",
+        f"{prefix}.limit.>",
+        names.recall_subject,
+        *(f"$JS.API.DIRECT.GET.{names.limit_stream(window)}.>" for window in Window),
+    )
 
 
 def _sender(names: Names) -> tuple[str, ...]:
@@ -77,6 +88,7 @@ def _monitor(names: Names) -> tuple[str, ...]:
         names.body_stream,
         names.event_stream,
         names.checkpoint_stream,
+        *(names.limit_stream(window) for window in Window),
         names.pace_stream,
     )
     return (

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mailrelay.mail.limit import Window
 from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.counters import KEPT_SECONDS
 from mailrelay.queue.errors import QueueRefusedError, StreamMismatchError
 from mailrelay.queue.lanes import LADDER
 from mailrelay.queue.names import Names
@@ -31,7 +33,17 @@ _EVENT_AGE_SECONDS = 7 * 24 * 3600
 _PACE_BYTES = 8 * 1024 * 1024
 _PACE_AGE_SECONDS = 24 * 3600  # without any job of the submission having been tried
 # Of the store; what is left over is for the server's own bookkeeping.
-_SHARES = {"in": 0.20, "lane": 0.25, "failed": 0.10, "capture": 0.10, "body": 0.22, "event": 0.08}
+_SHARES = {
+    "in": 0.20,
+    "lane": 0.25,
+    "failed": 0.10,
+    "capture": 0.10,
+    "body": 0.22,
+    "event": 0.08,
+    # A counter takes some 150 octets: each GB has room for those of 60,000 senders a day.
+    "limit-hour": 0.005,
+    "limit-day": 0.01,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +108,19 @@ def stream_configs(names: Names, limits: QueueLimits) -> list[dict[str, Any]]:
             "max_age": _EVENT_AGE_SECONDS * _NANOSECONDS,
             "discard": "old",
         },
+        # Counters refuse nothing: full, they drop the one that was left alone longest.
+        *(
+            {
+                "name": names.limit_stream(window),
+                "subjects": [f"{prefix}.limit.{window.value}.>"],
+                "max_bytes": share[f"limit-{window.value}"],
+                "max_msgs_per_subject": 1,
+                "max_age": KEPT_SECONDS[window] * _NANOSECONDS,
+                "discard": "old",
+                "allow_msg_counter": True,
+            }
+            for window in Window
+        ),
         {
             "name": names.checkpoint_stream,
             "subjects": [names.checkpoint_subject],

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from mailrelay.config.load import ConfigError
 from mailrelay.config.model import RelayConfig
 from mailrelay.queue.connection import open_connection
+from mailrelay.queue.counters import CounterStore
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.events import EventWriter, events_dropped
 from mailrelay.queue.publish import Publisher
+from mailrelay.runtime.clock import system_clock
 from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Life, run_service
 from mailrelay.runtime.logging import Logger, configure_logging
 from mailrelay.runtime.probe import start_probe
@@ -22,12 +24,15 @@ from mailrelay.runtime.tracing import tracing_from_environ
 from mailrelay.service import ServiceSettings, service_settings
 from mailrelay_ingress.authentication import Authenticator
 from mailrelay_ingress.enqueue import Enqueuer
+from mailrelay_ingress.leases import LeaseBook
 from mailrelay_ingress.listener import Listener, ListenerParts
 from mailrelay_ingress.memory import MemoryBudget
 from mailrelay_ingress.policy import Policy
+from mailrelay_ingress.rate_limits import RateLimiter
 
 GRACE_SECONDS = 8.0  # for each DATA under way when told to stop
 _EVENTS_SECONDS = 1.0
+_TOKENS_SECONDS = 0.5
 
 
 def main(environ: Mapping[str, str]) -> int:
@@ -57,12 +62,17 @@ async def _serve(
         log.critical("queue.refused_us", error=str(error))
         return EXIT_FAILED
     tracing = tracing_from_environ("ingress", environ)
-    events = EventWriter(connection, Publisher(connection), events_dropped.inc)
+    publisher = Publisher(connection)
+    events = EventWriter(connection, publisher, events_dropped.inc)
+    leases = LeaseBook(CounterStore(connection, publisher), system_clock, log)
+    await leases.hear_recalls()
+    rate_limiter = RateLimiter(config.rate_limits, leases, system_clock, log)
     listener = Listener(
         ListenerParts(
             policy=Policy(config),
             authenticator=Authenticator(config),
             enqueuer=Enqueuer(connection, events, tracing, log, config.batch_size),
+            rate_limiter=rate_limiter,
             budget=MemoryBudget(),
             log=log,
             host_name=config.host_name or socket.getfqdn(),
@@ -74,7 +84,7 @@ async def _serve(
     probe = start_probe(
         settings.probe_address, lambda: "" if connection.is_connected else "queue unreachable"
     )
-    background = [asyncio.create_task(events.run())]
+    background = [asyncio.create_task(events.run()), asyncio.create_task(leases.run())]
     if probe is not None:
         background.append(asyncio.create_task(probe.beat()))
     life.tell_ready()
@@ -85,6 +95,7 @@ async def _serve(
     orderly = stopped.done()
     await listener.stop(GRACE_SECONDS if orderly else 0)
     await events.wait_written(_EVENTS_SECONDS)
+    await leases.give_all_back(_TOKENS_SECONDS)
     for task in (stopped, gone, *background):
         task.cancel()
     with contextlib.suppress(asyncio.CancelledError):

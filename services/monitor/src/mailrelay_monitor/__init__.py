@@ -14,8 +14,9 @@
    by hand and past the limits.
 9. `retry` sends failed mail again, `captured` releases captured mail, as `lane_room` has room;
    `release_book` notes how far. Their notes are in `admin_database`.
-10. `http` answers: `access` lets only this machine in, `page` is the page for people, `exposition`
+10. `limits` tells how far the rate limits are used up.
+11. `http` answers: `access` lets only this machine in, `page` is the page for people, `exposition`
     the numbers for Prometheus, `serve` the listening sockets. `admin` adds what is asked for by
     hand: `admin_failed` and `admin_captured`, of `admin_parts`; `asked` reads requests.
-11. `main` puts the process together.
+12. `main` puts the process together.
 """

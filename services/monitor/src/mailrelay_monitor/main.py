@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from mailrelay.config.load import ConfigError
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection, open_connection
+from mailrelay.queue.counters import CounterStore
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.publish import Publisher
 from mailrelay.runtime.clock import system_clock
@@ -35,6 +36,7 @@ from mailrelay_monitor.exposition import LedgerMetrics
 from mailrelay_monitor.http import Sources, make_app
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
+from mailrelay_monitor.limits import LimitView
 from mailrelay_monitor.ready import Readiness
 from mailrelay_monitor.serve import HttpServer, listening_sockets
 
@@ -131,6 +133,9 @@ class _Monitor:
             index=self._index,
             backlog=self._backlog,
             readiness=readiness,
+            limits=LimitView(
+                settings.config.rate_limits, CounterStore(connection, publisher), clock
+            ),
             admin=self._admin,
             registry=registry,
             clock=clock,
