@@ -2,6 +2,7 @@
 
 1. `address` says what an envelope address may be, `ids` names a submission.
 2. `header` reads what concerns a relay in a header section and adds the fields on top.
+   `dots` takes the stuffed dots out of content.
 3. `job` is what is queued, with its recipients and their past attempts.
 4. `reply` is what a server said, `disposition` what an attempt made of a recipient.
 5. `retry` says when a deferred recipient is tried again.
