@@ -41,7 +41,13 @@ class Ingress:
 
 
 @contextmanager
-def running_ingress(folder: Path, server: NatsServer, **changes: Any) -> Iterator[Ingress]:  # noqa: ANN401
+def running_ingress(
+    folder: Path,
+    server: NatsServer,
+    *,
+    data_dir: Path | None = None,
+    **changes: Any,  # noqa: ANN401
+) -> Iterator[Ingress]:
     """Run an ingress; whatever the tests did to it, it said nothing of a fault of its own."""
     folder.mkdir(parents=True)
     port = free_port()
@@ -60,6 +66,7 @@ def running_ingress(folder: Path, server: NatsServer, **changes: Any) -> Iterato
         "MAILRELAY_NATS_URL": server.url,
         "MAILRELAY_NATS_SEED_FILE": str(server.seed_file(Role.INGRESS)),
         "MAILRELAY_READY_FD": str(tell),
+        "MAILRELAY_DATA_DIR": str(data_dir or folder / "data"),
     }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(

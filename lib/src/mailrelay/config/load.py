@@ -85,8 +85,10 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> RelayConfig:
         if text is None:
             continue
         try:
-            value = TypeAdapter[Any](_type(option)).validate_strings(
-                _listed(text) if option.is_list else text
+            value = (
+                _listed(text)
+                if option.is_list
+                else TypeAdapter[Any](_type(option)).validate_strings(text)
             )
         except ValidationError as error:
             faults.append(f"{option.variable}: {_words(error.errors()[0], option)}")

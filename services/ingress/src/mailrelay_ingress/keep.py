@@ -139,6 +139,7 @@ class ContentKeeper:
         now = time.monotonic()
         if now - self._looked_at >= _LOOK_SECONDS:
             self._looked_at = now
+            self._data_dir.mkdir(_PRIVATE_FOLDER, parents=True, exist_ok=True)
             free = shutil.disk_usage(self._data_dir).free
             self._has_space = free >= FREE_FLOOR_BYTES
         return self._has_space

@@ -9,7 +9,7 @@
 5. `backlog` asks what the streams hold and how much disk is left.
 6. `health` judges it; `ready` tells whether mail can be taken.
 7. `bodies` deletes large content that nothing names any more.
-8. `retry` sends failed mail again.
+8. `retry` sends failed mail again; `kept` shows and thins out content that ingress kept.
 9. `http` answers: `access` lets only this machine in, `page` is the page for people, `exposition`
    the numbers for Prometheus, `serve` the listening sockets.
 10. `main` puts the process together.

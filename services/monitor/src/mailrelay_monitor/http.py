@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry
 
 from mailrelay.mail.ids import QueueId, is_queue_id
@@ -22,6 +23,7 @@ from mailrelay_monitor.health import Health, Status, judge
 from mailrelay_monitor.index import SubmissionRow
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
+from mailrelay_monitor.kept import kept_content
 from mailrelay_monitor.ready import Readiness
 from mailrelay_monitor.retry import Resender
 
@@ -40,6 +42,7 @@ class Sources:
     resender: Resender
     registry: CollectorRegistry
     clock: Clock
+    data_dir: Path
 
     def health(self) -> Health:
         """Judge how the relay is now."""
@@ -141,6 +144,15 @@ def _add_messages(app: FastAPI, sources: Sources) -> None:
         if row is None:
             return JSONResponse({"error": "no message has this queue id"}, status_code=404)
         return JSONResponse(_shown(row))
+
+    @app.get("/api/messages/{queue_id}/content")
+    async def content(queue_id: str) -> Response:
+        kept = None
+        if is_queue_id(queue_id):
+            kept = kept_content(sources.data_dir, QueueId(queue_id))
+        if kept is None:
+            return JSONResponse({"error": "no content is kept of this queue id"}, status_code=404)
+        return FileResponse(kept, media_type="message/rfc822", filename=kept.name)
 
     @app.get("/api/messages")
     async def messages(limit: Annotated[int, Query(ge=1, le=200)] = page.ROWS) -> JSONResponse:

@@ -35,6 +35,7 @@ from mailrelay_monitor.exposition import LedgerMetrics
 from mailrelay_monitor.http import Sources, make_app
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
+from mailrelay_monitor.kept import KeptEmails, KeptMetrics
 from mailrelay_monitor.ready import Readiness
 from mailrelay_monitor.retry import Resender
 from mailrelay_monitor.serve import HttpServer, listening_sockets
@@ -113,6 +114,13 @@ class _Monitor:
         )
         LedgerMetrics(lambda: self._collector.ledger, registry)
         self._registry = registry
+        self._kept = KeptEmails(
+            settings.data_dir,
+            settings.config.emails,
+            clock=clock,
+            log=log,
+            metrics=KeptMetrics(registry),
+        )
         readiness = Readiness(
             connection, settings.smtp_address, lambda: self._collector.is_caught_up
         )
@@ -126,6 +134,7 @@ class _Monitor:
             resender=Resender(failed, publisher, connection.names, log),
             registry=registry,
             clock=clock,
+            data_dir=settings.data_dir,
         )
 
     async def live(self, life: Life) -> int:
@@ -145,6 +154,7 @@ class _Monitor:
                 self._backlog.run(),
                 self._bodies.run_prompted(),
                 self._bodies.run_sweep(),
+                self._kept.run(),
                 *([probe.beat()] if probe else []),
             )
         finally:
