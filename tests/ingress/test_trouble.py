@@ -15,6 +15,7 @@ import pytest
 from mailrelay.queue.events import EventWriter
 from mailrelay.queue.publish import Publisher
 from mailrelay.queue.rights import Role
+from mailrelay.runtime.certificate import ServerCertificate
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.tracing import tracing_from_environ
 from mailrelay_ingress import listener
@@ -199,7 +200,12 @@ class Served:
 
 
 async def served_here(
-    *, user: str = "", local_only: bool = False, enqueuer: Enqueuer | None = None
+    *,
+    user: str = "",
+    local_only: bool = False,
+    enqueuer: Enqueuer | None = None,
+    certificate: ServerCertificate | None = None,
+    **security: object,
 ) -> Served:
     import socket  # noqa: PLC0415
 
@@ -209,7 +215,7 @@ async def served_here(
 
     config = RelayConfig.model_validate(
         {
-            "security": {"requireAuth": False, "allowLocalOnly": local_only},
+            "security": {"requireAuth": False, "allowLocalOnly": local_only, **security},
             "defaultUsername": user,
             "defaultPassword": "secret" if user else "",
         }
@@ -222,7 +228,7 @@ async def served_here(
         log=silent_log(),
         host_name="relay.test",
         max_message_bytes=1000,
-        certificate=None,
+        certificate=certificate,
     )
     serving = listener.Listener(parts)
     sock = socket.create_server((HOST, 0))
