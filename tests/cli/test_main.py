@@ -95,7 +95,6 @@ def test_a_good_configuration_is_ok_with_what_has_no_effect_yet(tmp_path: Path) 
     warned = [line.split(" ")[1].rstrip(":") for line in done.stderr.splitlines()]
     assert warned == [
         "rateLimits.enabled",
-        "security.logAllEmails",
         "batchDelay",
         "continueOnError",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import email.policy
 import smtplib
 import ssl
 from email.message import EmailMessage
@@ -28,7 +29,8 @@ def send(port: int, secret: str) -> str:
         client.login("grace", secret)
         client.mail("a@b.test")
         client.rcpt("c@d.test")
-        _, answer = client.data(message.as_bytes())
+        code, answer = client.data(message.as_bytes(policy=email.policy.SMTP))
+        assert code == 250, answer
     return answer.decode().rpartition(" ")[2]
 
 
