@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
+from argon2.exceptions import Argon2Error
 from prometheus_client import Counter, Gauge
 
 from mailrelay.config.files import certificate_fault, certificate_files
@@ -111,6 +112,9 @@ class Refresher:
             users = await asyncio.to_thread(Users, self._config)
         except ConfigError as error:
             self._complain("users", *error.faults)
+            return
+        except Argon2Error as error:  # no memory to hash `defaultPassword` again
+            self._complain("users", str(error))
             return
         self._authenticator.use(users)
         self._log.info("users.read", users=len(users.hashes))
