@@ -129,15 +129,16 @@ def test_what_the_disk_does_not_keep_up_with_goes_unkept_and_memory_is_bounded(
     first, later = submission(), submission()
     stuck = keeper.begin(first)
     assert stuck is not None
-    stuck.scratch.parent.mkdir(parents=True)
-    os.mkfifo(stuck.scratch)
+    pipe = Path(keep.scratch_of(kept_files(tmp_path, first.queue_id)))
+    pipe.parent.mkdir(parents=True)
+    os.mkfifo(pipe)
     stuck.add(b"x" * 900)
     copy = keeper.begin(later)
     assert copy is not None
     copy.add(b"y" * 101)
     assert copy.lost
     copy.keep(b"")
-    with stuck.scratch.open("rb") as reader:
+    with pipe.open("rb") as reader:
         stuck.keep(b"")
         assert reader.read(900) == b"x" * 900
         keeper.close(10)

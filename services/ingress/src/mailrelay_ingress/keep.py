@@ -111,28 +111,25 @@ class ContentKeeper:
             self._lose(copy, "space", f"less than {FREE_FLOOR_BYTES} bytes are free")
             return
         if copy.file is None:
-            copy.file = self._open(copy.scratch)
-        copy.file.write(copy.unstuffer.feed(work.piece))
+            copy.file = self._begin(copy.submission)
+        copy.file.write(work.piece)
         if work.end is _End.KEEP:
-            copy.file.close()
-            with _create(copy.files.envelope) as file:
-                file.write(msgspec.json.encode(envelope(copy.submission)))
-            copy.scratch.replace(copy.files.content)
+            copy.file.name_it(msgspec.json.encode(envelope(copy.submission)))
+            copy.file = None
             _kept.inc()
 
-    def _open(self, path: Path) -> Any:  # noqa: ANN401 — a binary file
+    def _begin(self, submission: Submission) -> _File:
+        files = kept_files(self._data_dir, submission.queue_id)
         try:
-            return _create(path)
+            return _File(files)
         except FileNotFoundError:  # the day's first, or the day was thinned out
             emails_folder(self._data_dir).mkdir(_PRIVATE_FOLDER, parents=True, exist_ok=True)
-            path.parent.mkdir(_PRIVATE_FOLDER, exist_ok=True)
-            return _create(path)
+            files.content.parent.mkdir(_PRIVATE_FOLDER, exist_ok=True)
+            return _File(files)
 
     def _remove(self, copy: Copy) -> None:
         if copy.file is not None:
-            with contextlib.suppress(OSError):
-                copy.file.close()
-            copy.scratch.unlink(missing_ok=True)
+            copy.file.remove()
             copy.file = None
 
     def _is_space(self) -> bool:
@@ -160,20 +157,13 @@ class ContentKeeper:
                 "emails.not_kept", id=copy.submission.queue_id, reason=reason, error=words
             )
 
-    def files(self, submission: Submission) -> KeptFiles:
-        """Return where a submission's files go."""
-        return kept_files(self._data_dir, submission.queue_id)
-
 
 class Copy:
     """One message's content on its way to a file. Made by `ContentKeeper.begin`."""
 
     def __init__(self, keeper: ContentKeeper, submission: Submission) -> None:
         self.submission = submission
-        self.files = keeper.files(submission)
-        self.scratch = self.files.content.with_name(f".{self.files.content.name}.new")
-        self.unstuffer = Unstuffer()
-        self.file: Any = None  # the thread's
+        self.file: _File | None = None  # the thread's
         self.lost = False
         self._keeper = keeper
         self._ended = False
@@ -225,6 +215,49 @@ class _Work:
     end: _End | None = None
 
 
-def _create(path: Path) -> Any:  # noqa: ANN401 — a binary file
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE_FILE)
-    return os.fdopen(descriptor, "wb", buffering=0)
+class _File:
+    """A file that is written under another name. Raises OSError."""
+
+    def __init__(self, files: KeptFiles) -> None:
+        self._files = files
+        self._scratch = scratch_of(files)
+        self._descriptor = _create(self._scratch)
+        self._unstuffer = Unstuffer()
+
+    def write(self, piece: bytes) -> None:
+        _write_whole(self._descriptor, self._unstuffer.feed(piece))
+
+    def name_it(self, envelope: bytes) -> None:
+        """Write the envelope, and give the content its name."""
+        descriptor = _create(os.fspath(self._files.envelope))
+        try:
+            _write_whole(descriptor, envelope)
+        finally:
+            os.close(descriptor)
+        self._close()
+        os.rename(self._scratch, self._files.content)  # noqa: PTH104 — a string, for its speed
+
+    def remove(self) -> None:
+        self._close()
+        Path(self._scratch).unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+
+def scratch_of(files: KeptFiles) -> str:
+    """Return under which name content is written."""
+    folder, name = os.path.split(files.content)
+    return f"{folder}/.{name}.new"
+
+
+def _create(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE_FILE)
+
+
+def _write_whole(descriptor: int, octets: bytes) -> None:
+    left = memoryview(octets)
+    while left:
+        left = left[os.write(descriptor, left) :]
