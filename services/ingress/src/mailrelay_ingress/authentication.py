@@ -67,7 +67,8 @@ class Users:
             password = config.default_password.get_secret_value()
             hashes[config.default_username] = hash_password(password)
         self.hashes: Mapping[bytes, str] = {name.encode(): each for name, each in hashes.items()}
-        self.nobodys = hash_password(secrets.token_urlsafe(_KEY_BYTES))
+        # Nobody to hide without users: no time and memory for it.
+        self.nobodys = hash_password(secrets.token_urlsafe(_KEY_BYTES)) if hashes else ""
 
     def __repr__(self) -> str:
         return f"Users({len(self.hashes)})"
@@ -112,6 +113,8 @@ class Authenticator:
         return verdict
 
     async def _check(self, address: str, name: bytes, password: bytes) -> Verdict:
+        if not self.has_users:
+            return Verdict.INVALID
         mark = self._mark(name, password)
         if self._is_remembered(mark):
             return Verdict.VALID
@@ -172,6 +175,8 @@ class Authenticator:
 
     async def _verify(self, address: str, name: bytes, password: bytes, mark: bytes) -> Verdict:
         users = self._users
+        if not users.hashes:  # all were taken out while this one waited
+            return Verdict.INVALID
         hashed = users.hashes.get(name)
         loop = asyncio.get_running_loop()
         try:
