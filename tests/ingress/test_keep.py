@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mailrelay.emails import kept_files, kept_of_day
-from mailrelay.mail.dots import Unstuffer
 from mailrelay.mail.ids import QueueId
+from mailrelay.mail.wire_form import DotUnstuffer
 from mailrelay_ingress import keep
 from mailrelay_ingress.accept import Submission
 from mailrelay_ingress.keep import ContentKeeper
@@ -174,6 +174,6 @@ def test_stuffed_dots_are_taken_out_wherever_the_pieces_are_cut() -> None:
     choice = random.Random(1)  # noqa: S311 — no secret
     for _ in range(500):
         cuts = sorted(choice.sample(range(len(wire) + 1), choice.randrange(8)))
-        unstuffer = Unstuffer()
+        unstuffer = DotUnstuffer()
         edges = zip([0, *cuts], [*cuts, len(wire)], strict=True)
         assert b"".join(unstuffer.feed(wire[a:b]) for a, b in edges) == content

@@ -23,6 +23,7 @@ from mailrelay.runtime.logging import configure_logging
 from mailrelay_cli.console import complain, say
 from mailrelay_cli.emails import emails_app
 from mailrelay_cli.errors import BadInputError
+from mailrelay_cli.mail_commands import captured_app, failed_app
 from mailrelay_cli.nats_config import MINIMUM_STORE_BYTES
 from mailrelay_cli.queue_step import ensure_queue, queue_limits
 from mailrelay_cli.run import RunOptions, check_files, checked_config, not_yet, run_relay
@@ -42,6 +43,8 @@ app.add_typer(queue_app, name="queue")
 app.add_typer(config_app, name="config")
 app.add_typer(users_app, name="users")
 app.add_typer(emails_app, name="emails")
+app.add_typer(failed_app, name="failed")
+app.add_typer(captured_app, name="captured")
 
 _ENSURE_SECONDS = 60.0  # a cluster may still be electing its leaders
 

@@ -138,6 +138,36 @@ class Capture(_Section):
     )
 
 
+class Failed(_Section):
+    """The failed store: mail that could not be delivered. Past a limit the oldest goes first."""
+
+    resend_interval_seconds: float = Field(
+        default=3600,
+        ge=0,
+        le=30 * 24 * 3600,
+        description="How often each recipient that expired is tried once more; 0: by hand only.",
+    )
+    resend_bounced: bool = Field(
+        default=False,
+        description="Whether that holds for recipients that were refused for good, too.",
+    )
+    max_records: int = Field(
+        default=100_000, ge=1, le=10_000_000, description="Recipients kept in the failed store."
+    )
+    max_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="What they may use in the queue; 0, or more than there is: 90 % of the failed "
+        "store's share of it.",
+    )
+    max_age_seconds: float = Field(
+        default=90 * 24 * 3600,
+        ge=0,
+        description="A failed recipient is kept this long after its message was accepted; "
+        "0: without end.",
+    )
+
+
 class Tls(_Section):
     """The listener's certificate; STARTTLS is offered when there is one.
 
@@ -271,10 +301,16 @@ class RelayConfig(_Section):
 
     batch_size: int = Field(default=20, ge=1, le=1000, description="Recipients a job.")
     batch_delay: int = Field(
-        default=1000, ge=0, le=3_600_000, description="Milliseconds between a message's jobs."
+        default=1000,
+        ge=0,
+        le=3_600_000,
+        description="Milliseconds between a message's jobs: from the end of one's first attempt to "
+        "the next one's.",
     )
     continue_on_error: bool = Field(
-        default=True, description="Whether a message's other jobs go on after a recipient failed."
+        default=True,
+        description="Whether a message's other jobs go on after a recipient failed for good; "
+        "otherwise those that were not tried yet end in the failed store.",
     )
 
     enable_health_check: bool = Field(default=True, description="Whether HTTP is served.")
@@ -284,6 +320,7 @@ class RelayConfig(_Section):
     security: Security = Field(default=Security(), description="Who may use the relay.")
     retry: Retry = Field(default=Retry(), description="When deferred mail is tried again.")
     capture: Capture = Field(default=Capture(), description="Mail kept instead of forwarded.")
+    failed: Failed = Field(default=Failed(), description="Mail that could not be delivered.")
     tls: Tls = Field(default=Tls(), description="The listener's certificate.")
     emails: Emails = Field(default=Emails(), description="Content kept beside the queue.")
     queue: Queue = Field(default=Queue(), description="The queue underneath.")

@@ -24,7 +24,7 @@ import msgspec
 from prometheus_client import Counter
 
 from mailrelay.emails import KeptFiles, emails_folder, kept_files
-from mailrelay.mail.dots import Unstuffer
+from mailrelay.mail.wire_form import DotUnstuffer
 from mailrelay.runtime.logging import Logger
 from mailrelay_ingress.accept import Submission
 
@@ -222,7 +222,7 @@ class _File:
         self._files = files
         self._scratch = scratch_of(files)
         self._descriptor = _create(self._scratch)
-        self._unstuffer = Unstuffer()
+        self._unstuffer = DotUnstuffer()
 
     def write(self, piece: bytes) -> None:
         _write_whole(self._descriptor, self._unstuffer.feed(piece))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry
 
 from mailrelay.mail.ids import QueueId, is_queue_id
@@ -16,6 +15,8 @@ from mailrelay.queue.connection import QueueConnection
 from mailrelay.runtime.clock import Clock
 from mailrelay_monitor import page
 from mailrelay_monitor.access import LocalOnly
+from mailrelay_monitor.admin import mount_admin
+from mailrelay_monitor.admin_parts import AdminParts
 from mailrelay_monitor.backlog import BacklogWatch
 from mailrelay_monitor.collect import Collector
 from mailrelay_monitor.exposition import expose, wants_exposition
@@ -23,9 +24,7 @@ from mailrelay_monitor.health import Health, Status, judge
 from mailrelay_monitor.index import SubmissionRow
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
-from mailrelay_monitor.kept import kept_content
 from mailrelay_monitor.ready import Readiness
-from mailrelay_monitor.retry import Resender
 
 _UNAVAILABLE = 503
 
@@ -39,10 +38,9 @@ class Sources:
     index: IndexThread
     backlog: BacklogWatch
     readiness: Readiness
-    resender: Resender
+    admin: AdminParts
     registry: CollectorRegistry
     clock: Clock
-    data_dir: Path
 
     def health(self) -> Health:
         """Judge how the relay is now."""
@@ -62,6 +60,7 @@ def make_app(sources: Sources) -> FastAPI:
     _add_probes(app, sources)
     _add_numbers(app, sources)
     _add_messages(app, sources)
+    mount_admin(app, sources.admin)
 
     async def index_unusable(_request: Request, error: Exception) -> Response:
         return JSONResponse({"error": f"the index: {error}"}, status_code=_UNAVAILABLE)
@@ -122,18 +121,6 @@ def _add_numbers(app: FastAPI, sources: Sources) -> None:
             }
         )
 
-    @app.post("/admin/retry-failed")
-    async def retry_failed() -> JSONResponse:
-        report = await sources.resender.resend_all()
-        answer: dict[str, Any] = {
-            "resent": report.resent,
-            "already_resending": report.already_resending,
-            "unreadable": report.unreadable,
-        }
-        if report.fault:
-            answer["error"] = f"broken off: {report.fault}; ask again"
-        return JSONResponse(answer, status_code=_UNAVAILABLE if report.fault else 200)
-
 
 def _add_messages(app: FastAPI, sources: Sources) -> None:
     @app.get("/api/messages/{queue_id}")
@@ -144,15 +131,6 @@ def _add_messages(app: FastAPI, sources: Sources) -> None:
         if row is None:
             return JSONResponse({"error": "no message has this queue id"}, status_code=404)
         return JSONResponse(_shown(row))
-
-    @app.get("/api/messages/{queue_id}/content")
-    async def content(queue_id: str) -> Response:
-        kept = None
-        if is_queue_id(queue_id):
-            kept = kept_content(sources.data_dir, QueueId(queue_id))
-        if kept is None:
-            return JSONResponse({"error": "no content is kept of this queue id"}, status_code=404)
-        return FileResponse(kept, media_type="message/rfc822", filename=kept.name)
 
     @app.get("/api/messages")
     async def messages(limit: Annotated[int, Query(ge=1, le=200)] = page.ROWS) -> JSONResponse:

@@ -13,7 +13,6 @@ from mailrelay.config.load import ConfigError
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection, open_connection
 from mailrelay.queue.errors import QueueError
-from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.publish import Publisher
 from mailrelay.runtime.clock import system_clock
 from mailrelay.runtime.lifecycle import (
@@ -27,6 +26,7 @@ from mailrelay.runtime.lifecycle import (
 from mailrelay.runtime.logging import Logger, configure_logging
 from mailrelay.runtime.probe import Probe
 from mailrelay.service import ServiceSettings, service_settings
+from mailrelay_monitor.admin_parts import admin_parts
 from mailrelay_monitor.backlog import BacklogMetrics, BacklogWatch
 from mailrelay_monitor.bodies import BodyCleaner, BodyMetrics
 from mailrelay_monitor.checkpoint import Checkpoint
@@ -37,7 +37,6 @@ from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
 from mailrelay_monitor.kept import KeptEmails, KeptMetrics
 from mailrelay_monitor.ready import Readiness
-from mailrelay_monitor.retry import Resender
 from mailrelay_monitor.serve import HttpServer, listening_sockets
 
 _HTTP_END_SECONDS = 1.5
@@ -124,17 +123,25 @@ class _Monitor:
         readiness = Readiness(
             connection, settings.smtp_address, lambda: self._collector.is_caught_up
         )
-        failed = FailedStore(connection, publisher)
+        self._admin = admin_parts(
+            connection,
+            settings.config,
+            settings.data_dir,
+            self._index,
+            registry,
+            clock=clock,
+            log=log,
+            prompt=self._bodies.prompt,
+        )
         self._sources = Sources(
             connection=connection,
             collector=self._collector,
             index=self._index,
             backlog=self._backlog,
             readiness=readiness,
-            resender=Resender(failed, publisher, connection.names, log),
+            admin=self._admin,
             registry=registry,
             clock=clock,
-            data_dir=settings.data_dir,
         )
 
     async def live(self, life: Life) -> int:
@@ -155,6 +162,7 @@ class _Monitor:
                 self._bodies.run_prompted(),
                 self._bodies.run_sweep(),
                 self._kept.run(),
+                *self._admin.run(),
                 *([probe.beat()] if probe else []),
             )
         finally:
@@ -205,4 +213,5 @@ class _Monitor:
             # Of the index itself: the collector may have been stopped while it was writing.
             ledger = await self._index.run(lambda index: index.ledger)
             await asyncio.wait_for(self._checkpoint.store(ledger), _CHECKPOINT_END_SECONDS)
+        await self._admin.close()
         await self._index.close()
