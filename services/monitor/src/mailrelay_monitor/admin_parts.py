@@ -45,6 +45,7 @@ class AdminParts:
     bodies: BodyStore
     events: EventWriter
     has_upstream: bool
+    data_dir: Path
 
     def run(self) -> Iterator[Awaitable[None]]:
         """Return what must run for as long as the monitor does."""
@@ -132,4 +133,5 @@ def admin_parts(  # noqa: PLR0913 — what the composition root has
         bodies=bodies,
         events=events,
         has_upstream=config.forward_smtp,
+        data_dir=data_dir,
     )
