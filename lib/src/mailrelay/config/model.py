@@ -233,10 +233,16 @@ class RelayConfig(_Section):
 
     batch_size: int = Field(default=20, ge=1, le=1000, description="Recipients a job.")
     batch_delay: int = Field(
-        default=1000, ge=0, le=3_600_000, description="Milliseconds between a message's jobs."
+        default=1000,
+        ge=0,
+        le=3_600_000,
+        description="Milliseconds between a message's jobs: from the end of one's first attempt to "
+        "the next one's.",
     )
     continue_on_error: bool = Field(
-        default=True, description="Whether a message's other jobs go on after a recipient failed."
+        default=True,
+        description="Whether a message's other jobs go on after a recipient failed for good; "
+        "otherwise those that were not tried yet end in the failed store.",
     )
 
     enable_health_check: bool = Field(default=True, description="Whether HTTP is served.")

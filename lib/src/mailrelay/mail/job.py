@@ -126,7 +126,7 @@ class FailedRecord:
     """One recipient that could not be delivered: everything a person or a resend needs."""
 
     job: Job  # with exactly this one recipient, its history complete
-    disposition: Disposition  # BOUNCED or EXPIRED
+    disposition: Disposition  # BOUNCED, EXPIRED or NOT_TRIED
     failed_at: float
     resending: ResendMark | None = None  # set while a sender has claimed its resend
 

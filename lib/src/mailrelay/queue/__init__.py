@@ -13,7 +13,8 @@
 10. `events` tells what happened, in batches, and reads it back in order.
 11. `failed` keeps what could not be delivered, `captured` what had nowhere to go.
 12. `levels` asks how full a stream is.
-13. `errors` has what can go wrong with all of it.
+13. `pace` keeps how far the jobs of a submission have come.
+14. `errors` has what can go wrong with all of it.
 
 docs/decisions/0003 says why JetStream, docs/flow.md how a message passes through.
 """

@@ -155,6 +155,23 @@ class FailedStore:
         """
         return [_failure(message) for message in await self._reader.read(after + 1, batch)]
 
+    async def last_of(self, submission: QueueId) -> FailedRecord | None:
+        """Return the submission's record that was stored last; None when there is none.
+
+        None too when a tombstone is the last or it cannot be read. Raises QueueError.
+        """
+        subject = f"{self._names.prefix}.failed.{submission}.*"
+        try:
+            answer = await self._connection.api(
+                f"STREAM.MSG.GET.{self._names.failed_stream}", {"last_by_subj": subject}
+            )
+        except QueueRefusedError as error:
+            if error.err_code == _NOT_FOUND:
+                return None
+            raise
+        payload = base64.b64decode(answer["message"].get("data", ""))
+        return _readable(payload) if payload else None
+
     async def walk(self) -> AsyncIterator[StoredFailure]:
         """Yield every failure, oldest first, in pages. Raises QueueUnavailableError."""
         after = 0

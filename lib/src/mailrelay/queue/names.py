@@ -62,6 +62,11 @@ class Names:
         """The monitor's totals."""
         return f"{self.prefix}-checkpoint"
 
+    @property
+    def pace_stream(self) -> str:
+        """How far the jobs of a submission have come."""
+        return f"{self.prefix}-pace"
+
     # Consumers.
     @property
     def in_consumer(self) -> str:
@@ -109,6 +114,10 @@ class Names:
     def checkpoint_subject(self) -> str:
         """The one place of the monitor's totals."""
         return f"{self.prefix}.checkpoint"
+
+    def pace_subject(self, submission: QueueId) -> str:
+        """The one place of what is known of a submission's turns."""
+        return f"{self.prefix}.pace.{submission}"
 
     def records_with_body(self, submission: QueueId) -> tuple[tuple[str, str], ...]:
         """Return (stream, subject filter) of every place that can name a stored body.

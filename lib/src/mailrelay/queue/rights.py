@@ -51,6 +51,7 @@ def _sender(names: Names) -> tuple[str, ...]:
     claims += [(names.lane_stream, consumer) for consumer in names.lane_consumers]
     return (
         *(f"{prefix}.{stem}.>" for stem in ("lane", "failed", "capture", "body")),
+        f"{prefix}.pace.*",
         f"{prefix}.event.sender",
         *(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}" for stream, consumer in claims),
         *(f"$JS.API.CONSUMER.INFO.{stream}.{consumer}" for stream, consumer in claims),
@@ -59,6 +60,9 @@ def _sender(names: Names) -> tuple[str, ...]:
         f"$JS.API.DIRECT.GET.{names.body_stream}.>",
         f"$JS.API.STREAM.MSG.GET.{names.body_stream}",
         f"$JS.API.STREAM.MSG.GET.{names.failed_stream}",
+        f"$JS.API.STREAM.MSG.GET.{names.pace_stream}",
+        # Which job of a submission is the first that still waits: it may claim all of them anyway.
+        f"$JS.API.STREAM.MSG.GET.{names.in_stream()}",
         f"$JS.API.STREAM.MSG.GET.{names.lane_stream}",  # whether another resend is alive
     )
 
@@ -73,6 +77,7 @@ def _monitor(names: Names) -> tuple[str, ...]:
         names.body_stream,
         names.event_stream,
         names.checkpoint_stream,
+        names.pace_stream,
     )
     return (
         f"{prefix}.lane.now.>",

@@ -16,6 +16,7 @@ import msgspec
 
 from mailrelay.mail.event import Accepted, Attempted, Discarded, Event
 from mailrelay.mail.job import CaptureRecord, FailedRecord, Job
+from mailrelay.mail.pace import Pace
 
 FORMAT_VERSION: Final = 1
 RELEASE_VERSION: Final = 2
@@ -52,6 +53,7 @@ _encoder = msgspec.msgpack.Encoder()
 _jobs = msgspec.msgpack.Decoder(list[Job])
 _failed = msgspec.msgpack.Decoder(FailedRecord)
 _capture = msgspec.msgpack.Decoder(CaptureRecord)
+_pace = msgspec.msgpack.Decoder(Pace)
 _events = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _event = msgspec.msgpack.Decoder(_EventRecord)
 _kind = msgspec.msgpack.Decoder(_Kind)
@@ -90,6 +92,16 @@ def encode_capture(record: CaptureRecord) -> bytes:
 def decode_capture(payload: bytes) -> CaptureRecord:
     """Read a capture record. Raises RecordError."""
     return _decode(_capture, payload)
+
+
+def encode_pace(pace: Pace) -> bytes:
+    """Write what is known of a submission's turns."""
+    return _VERSION + _encoder.encode(pace)
+
+
+def decode_pace(payload: bytes) -> Pace:
+    """Read what is known of a submission's turns. Raises RecordError."""
+    return _decode(_pace, payload)
 
 
 def encode_events(events: list[Event]) -> bytes:

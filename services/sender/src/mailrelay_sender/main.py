@@ -13,6 +13,8 @@ from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import open_connection
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.events import EventWriter, events_dropped
+from mailrelay.queue.failed import FailedStore
+from mailrelay.queue.pace import PaceStore
 from mailrelay.queue.publish import Publisher
 from mailrelay.runtime.clock import system_clock
 from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Life, run_service
@@ -22,10 +24,11 @@ from mailrelay.runtime.tracing import tracing_from_environ
 from mailrelay.service import ServiceSettings, service_settings
 from mailrelay_sender.connection import IDLE_SECONDS, ConnectionPool, UpstreamSettings
 from mailrelay_sender.named_hops import NamedHops
+from mailrelay_sender.pacing import Pacing, pacing_options
 from mailrelay_sender.quarantine import Quarantine
 from mailrelay_sender.route import SmartHost, route_of
 from mailrelay_sender.settle import Settler
-from mailrelay_sender.slots import Slots
+from mailrelay_sender.slots import SlotLimits, Slots
 from mailrelay_sender.space import LaneSpace
 from mailrelay_sender.work import (
     MAX_PARKED,
@@ -74,17 +77,29 @@ async def _deliver(
     publisher = Publisher(connection)
     events = EventWriter(connection, publisher, events_dropped.inc)
     bodies = BodyStore(connection, publisher)
+    pacing = Pacing(
+        PaceStore(connection, publisher),
+        FailedStore(connection, publisher),
+        pacing_options(
+            batch_delay_ms=config.batch_delay,
+            continue_on_error=config.continue_on_error,
+            attempt_limit=config.processing_timeout,
+            ack_wait=config.queue.ack_wait_seconds,
+        ),
+        system_clock,
+        log,
+    )
     parked: Parked = deque()
     space = LaneSpace(connection, open_jobs(config.worker_count), log)
     settler = Settler(connection, events, bodies, log, system_clock, lane_grows=space.added)
     slots = Slots(
         connection,
-        config.worker_count,
+        SlotLimits(config.worker_count, config.queue.ack_wait_seconds),
         settler.move,
         log,
         system_clock,
-        ack_wait_seconds=config.queue.ack_wait_seconds,
         takes_new=lambda: len(parked) < MAX_PARKED and space.has_room,
+        pacing=pacing,
     )
     route = route_of(config)
     pool = ConnectionPool(route, upstream) if isinstance(route, SmartHost) else None
@@ -95,6 +110,7 @@ async def _deliver(
         bodies=bodies,
         route=route,
         pool=pool,
+        pacing=pacing,
         named_hops=named_hops,
         quarantine=Quarantine(environ, bodies, config.processing_timeout, log),
         schedule=schedule_of(config.retry),

@@ -8,6 +8,7 @@ between repeats the job and never loses it.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter as Counts
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -293,9 +294,19 @@ class Settler:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _tell(self, job: Job, rest: FollowUp, route: str, duration_seconds: float) -> None:
-        """One log line for each recipient, and the counters."""
+        """One log line for the job, one for each recipient, and the counters."""
         by_number = {recipient.number: recipient for recipient in job.recipients}
         now = self._clock()
+        counts = Counts(outcome.disposition.value for outcome in rest.outcomes)
+        self._log.info(
+            "mail.batch",
+            id=job.submission,
+            batch=f"{job.batch}/{job.batches}",
+            attempt=job.attempt,
+            recipients=len(job.recipients),
+            seconds=round(duration_seconds, 4),
+            **counts,
+        )
         for outcome in rest.outcomes:
             disposition = outcome.disposition
             _recipients.labels(disposition.value, route).inc()

@@ -20,11 +20,12 @@ from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.tasks import BoundedTasks
 from mailrelay.runtime.tracing import Tracing
-from mailrelay_sender.attempt import AttemptResult, attempt, capture
-from mailrelay_sender.classify import CAPTURED
+from mailrelay_sender.attempt import AttemptResult, attempt, capture, leave_out
+from mailrelay_sender.classify import CAPTURED, not_tried
 from mailrelay_sender.connection import ConnectionPool
 from mailrelay_sender.follow_up import FollowUp, follow_up
 from mailrelay_sender.named_hops import NamedHops
+from mailrelay_sender.pacing import Pacing
 from mailrelay_sender.quarantine import Quarantine
 from mailrelay_sender.route import NamedHop, Route, SmartHost, route_of_job
 from mailrelay_sender.settle import Settler
@@ -78,6 +79,7 @@ class WorkParts:
     bodies: BodyStore
     route: Route
     pool: ConnectionPool | None  # none when mail is captured
+    pacing: Pacing
     named_hops: NamedHops
     quarantine: Quarantine
     schedule: RetrySchedule
@@ -141,7 +143,11 @@ async def _deliver(parts: WorkParts, work: Work) -> Tried | None:
         return known
     if job.resend_of and not await parts.settler.claim_resend(work.claim, job):
         return None
-    return await _tried(parts, work)
+    if work.stopped_by:
+        return _left_out(parts, job, work.stopped_by)
+    tried = await _tried(parts, work)
+    await parts.pacing.ended(job, tried[0])
+    return tried
 
 
 async def _finish(parts: WorkParts, work: Work, tried: Tried | None) -> None:
@@ -225,6 +231,13 @@ async def _tried(parts: WorkParts, work: Work) -> Tried:
         error=str(worst.reply) if worst else "",
     )
     return rest, duration
+
+
+def _left_out(parts: WorkParts, job: Job, stopped_by: int) -> Tried:
+    """End a job untried (`continueOnError` is false)."""
+    result = leave_out(job, not_tried(stopped_by, job.batches))
+    now = parts.clock()
+    return follow_up(job, result.outcomes, parts.schedule, now=now, chance=0.0), 0.0
 
 
 async def _try(parts: WorkParts, work: Work) -> AttemptResult:
