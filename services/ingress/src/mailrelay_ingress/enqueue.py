@@ -24,6 +24,7 @@ from mailrelay.queue.bodies import (
     MAX_COPIED_BYTES,
     MAX_INLINE_BYTES,
     BodyStore,
+    Writing,
     body_token,
 )
 from mailrelay.queue.connection import QueueConnection
@@ -99,7 +100,9 @@ class Enqueuer:
             intake.raise_failure()
             content = b"" if intake.body else intake.inline()
             jobs = await self._jobs(intake, content, span.traceparent)
-            await self._publisher.store_together([self._record(job) for job in jobs])
+            await self._publisher.store_together(
+                [self._record(job) for job in jobs], guard=intake.check_body
+            )
         except QueueError as error:
             reply = self._not_stored(submission, error)
             span.end({"mailrelay.queue_id": submission.queue_id}, error=str(error))
@@ -138,6 +141,7 @@ class Enqueuer:
         size = body.size_bytes if body else len(content)
         copies = submission.batches(self._batch_size)
         if copies > 1 and size > MAX_COPIED_BYTES and body is None:
+            await intake.begin_body()
             body = await self._bodies.store_content(submission.queue_id, content)
             content = b""
         return list(
@@ -197,6 +201,7 @@ class Intake:
         self._stored_bytes = 0
         self._under_way: set[asyncio.Task[None]] = set()
         self._failure: QueueError | None = None
+        self._writing: Writing | None = None  # once something went to the body stream
 
     async def add(self, piece: bytes) -> None:
         """Take the next octets; waits while the budget or the queue has no room for more."""
@@ -247,6 +252,15 @@ class Intake:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*self._under_way, return_exceptions=True)
 
+    async def begin_body(self) -> None:
+        """Note that content goes to the body stream. Raises QueueError."""
+        self._writing = self._writing or await self._bodies.begin()
+
+    async def check_body(self) -> None:
+        """Look whether a job may name what was stored. Raises BodyLostError, QueueError."""
+        if self._writing is not None:
+            await self._bodies.check(self._writing)
+
     def raise_failure(self) -> None:
         """Raise what went wrong with a chunk."""
         if self._failure is not None:
@@ -273,6 +287,11 @@ class Intake:
         whole = len(content) if at_least == 1 else len(content) - len(content) % CHUNK_BYTES
         for start in range(0, whole, CHUNK_BYTES):
             chunk = content[start : min(start + CHUNK_BYTES, whole)]
+            try:
+                await self.begin_body()
+            except QueueError as error:
+                self._failure = error
+                return
             self._digest.update(chunk)
             self._stored_bytes += len(chunk)
             if self.copy is not None:
