@@ -156,6 +156,7 @@ async def start(connect: Connect, tmp_path: Path, log: Logger) -> AsyncIterator[
             clock=lambda: time.time() + made.ahead,
             log=log,
             prompt=prompted.append,
+            asking=asyncio.Lock(),
         )
         app = FastAPI()
         mount_admin(app, parts)

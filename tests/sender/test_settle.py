@@ -208,3 +208,25 @@ async def test_a_body_that_the_server_lost_is_written_anew_before_a_record_names
         stored = BodyStore(made.sender, Publisher(made.sender))
         whole = replace(job, content=b"", body=body)
         assert b"".join([piece async for piece in stored.pieces(whole)]) == job.content
+
+
+async def test_what_another_sender_has_settled_is_not_stored_a_second_time(tmp_path: Path) -> None:
+    async with rig(tmp_path, LIMITS) as made:
+        names, job = made.sender.names, made.job
+        rest = follow_up(job, [LATER], SCHEDULE, now=made.now, chance=0.5)
+        claim = await made.claim()
+        made.room = 0
+        generation = made.sender.generation
+        made.server.stop()
+        made.server.start()
+        await wait_until(
+            lambda: made.sender.generation > generation and made.sender.is_connected,
+            10,
+            "the connection broke and is back",
+        )
+        # As the ack of another sender, which was given the record meanwhile, does.
+        await made.server.purge(made.log, names.in_stream())
+        await made.settler.settle(claim, job, rest, route="smarthost", duration_seconds=0.1)
+        info = await made.monitor.api(f"STREAM.INFO.{names.lane_stream}")
+        assert int(info["state"]["messages"]) == 0
+        assert "settle.elsewhere" in [entry["event"] for entry in made.lines.entries]

@@ -100,9 +100,11 @@ class Publisher:
                 )
                 return _read_ack(answer.data)
             except QueueUnavailableError:
+                await asyncio.sleep(_PAUSE_SECONDS)
+                # Behind the pause: a process that was stopped in it comes too late for the
+                # server's duplicate window.
                 if deadline.is_over():
                     raise
-                await asyncio.sleep(_PAUSE_SECONDS)
 
     async def store_together(
         self,
@@ -127,10 +129,10 @@ class Publisher:
             try:
                 await self._store_batch(records, deadline.try_timeout())
             except QueueUnavailableError:
+                await asyncio.sleep(_PAUSE_SECONDS)
                 if deadline.is_over():
                     raise
                 repeated = True
-                await asyncio.sleep(_PAUSE_SECONDS)
             except QueueRefusedError as error:
                 if repeated and error.err_code == _ALREADY_STORED:
                     return
@@ -176,7 +178,7 @@ class _Deadline:
 
     def is_over(self) -> bool:
         """Whether there is no time for another try."""
-        return self._loop.time() + _PAUSE_SECONDS >= self._ends_at
+        return self._loop.time() >= self._ends_at
 
 
 def _read_ack(payload: bytes) -> Stored:

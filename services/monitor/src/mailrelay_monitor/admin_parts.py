@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +72,12 @@ def admin_parts(  # noqa: PLR0913 — what the composition root has
     clock: Clock,
     log: Logger,
     prompt: Callable[[QueueId], None],
+    asking: asyncio.Lock,
 ) -> AdminParts:
-    """Put the parts together. `prompt` is told of content that may be done with."""
+    """Put the parts together.
+
+    `prompt` is told of content that may be done with; `asking` is held while that is found out.
+    """
     publisher = Publisher(connection)
     failed = FailedStore(connection, publisher)
     bodies = BodyStore(connection, publisher)
@@ -128,7 +133,15 @@ def admin_parts(  # noqa: PLR0913 — what the composition root has
         remover=remover,
         resender=resender,
         captured=captured,
-        releaser=Releaser(connection, captured, publisher, database, clock=clock, log=log),
+        releaser=Releaser(
+            connection,
+            captured,
+            publisher,
+            database,
+            clock=clock,
+            log=log,
+            asking=asking,
+        ),
         captured_remover=CapturedRemover(captured, log=log, prompt=prompt),
         bodies=bodies,
         events=events,

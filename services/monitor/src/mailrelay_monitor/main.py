@@ -134,6 +134,7 @@ class _Monitor:
             clock=clock,
             log=log,
             prompt=self._bodies.prompt,
+            asking=self._bodies.asking,
         )
         self._sources = Sources(
             connection=connection,

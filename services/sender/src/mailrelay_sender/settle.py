@@ -97,6 +97,13 @@ class Settler:
         self, claim: Claim, job: Job, rest: FollowUp, *, route: str, duration_seconds: float
     ) -> None:
         """Carry out what `rest` says, then ack the claim."""
+        if await self._is_settled_elsewhere(claim, job):
+            # Whoever acked the record stored what remains; ours would be a second copy, and may
+            # name content that is gone by now.
+            self._log.warning("settle.elsewhere", id=job.submission, batch=job.batch)
+            self._tell(job, rest, route, duration_seconds)
+            self._events.tell(_event(job, job, rest, self._clock(), duration_seconds))
+            return
         kept = await self._with_stored_body(job, rest)
         # Failed records first: once the deferred job is stored it may run and end, and its end
         # prompts the question whether anything names the body.
@@ -114,6 +121,21 @@ class Settler:
         await self._ack(claim, job)
         self._written.pop(_body_key(job), None)
         self._resends.pop(_mark(claim), None)
+
+    async def _is_settled_elsewhere(self, claim: Claim, job: Job) -> bool:
+        """Tell whether another sender was given the record, and settled it meanwhile."""
+        if claim.is_surely_ours:
+            return False
+        found: list[bool] = []
+
+        async def ask() -> None:
+            try:
+                found.append(await claim.is_still_there())
+            except ClaimVoidError:
+                found.append(True)  # the server lost it: this process has the only copy left
+
+        await self._until_done("look for the record", job, ask)
+        return not found[-1]
 
     async def move(self, claim: Claim, job: Job) -> None:
         """Store a job that is not due in the lane it waits in next, then ack (queue rule 6)."""
