@@ -18,6 +18,7 @@ from nats.aio.subscription import Subscription
 
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueUnavailableError
+from mailrelay.runtime.steps import passed
 
 HOLDS_PER_ACK_WAIT = 3  # two may be lost before another process gets the record
 _EXPIRES_SECONDS = 10.0
@@ -67,15 +68,22 @@ class Claim:
 
         Raises QueueUnavailableError with the outcome unknown; acking again is harmless.
         """
-        await self._connection.request(self._reply, b"+ACK", timeout_seconds=_ACK_TIMEOUT_SECONDS)
+        await self._connection.request(
+            self._reply, b"+ACK", timeout_seconds=_ACK_TIMEOUT_SECONDS, on_sent=_ack_sent
+        )
 
     async def give_back(self, delay_seconds: float = 0.0) -> None:
         """Have the record delivered again, after a delay. Raises QueueUnavailableError."""
         if delay_seconds <= 0:
-            await self._connection.publish_nowait(self._reply, b"-NAK")
-            return
-        delay = msgspec.json.encode({"delay": int(delay_seconds * 1e9)})
-        await self._connection.publish_nowait(self._reply, b"-NAK " + delay)
+            order = b"-NAK"
+        else:
+            order = b"-NAK " + msgspec.json.encode({"delay": int(delay_seconds * 1e9)})
+        await self._connection.publish_nowait(self._reply, order)
+        passed("claim.given_back_sent")
+
+
+def _ack_sent() -> None:
+    passed("claim.ack_sent")
 
 
 class PullLoop:

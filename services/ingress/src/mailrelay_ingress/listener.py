@@ -21,6 +21,7 @@ from prometheus_client import Counter, Gauge
 
 from mailrelay.mail.reply import Reply
 from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.steps import passed
 from mailrelay_ingress import replies
 from mailrelay_ingress.accept import Submission
 from mailrelay_ingress.authentication import Authenticator
@@ -286,6 +287,7 @@ class SmtpSession(SMTP):
         if intake.refusal is None and reply.code == _TAKEN:
             self._errors = 0
         await self._say(reply)
+        passed("enqueue.reply_sent")
         if self._listener.is_stopping:
             self.say_and_close(replies.SHUTTING_DOWN)
 

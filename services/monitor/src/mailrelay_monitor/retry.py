@@ -14,9 +14,10 @@ from mailrelay.queue.errors import QueueError
 from mailrelay.queue.failed import FailedStore, StoredFailure
 from mailrelay.queue.lanes import NOW
 from mailrelay.queue.names import Names
-from mailrelay.queue.publish import Publisher, Record
+from mailrelay.queue.publish import Publisher, Record, Stored
 from mailrelay.queue.wire import encode_jobs
 from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.steps import passed
 
 _AT_ONCE = 16  # publishes under way; each may carry 1 MB
 _STORE_SECONDS = 10.0
@@ -78,7 +79,7 @@ class Resender:
     async def _publish(self, records: list[Record], duplicates: list[bool]) -> None:
         """Store all; note those that went through even when another did not."""
         stored = await asyncio.gather(
-            *(self._publisher.store(record, deadline_seconds=_STORE_SECONDS) for record in records),
+            *(self._store_one(record) for record in records),
             return_exceptions=True,
         )
         errors = []
@@ -89,6 +90,11 @@ class Resender:
                 duplicates.append(answer.duplicate)
         if errors:
             raise errors[0]
+
+    async def _store_one(self, record: Record) -> Stored:
+        stored = await self._publisher.store(record, deadline_seconds=_STORE_SECONDS)
+        passed("resend.stored")
+        return stored
 
     def _record(self, failure: StoredFailure) -> Record | None:
         if failure.record is None:

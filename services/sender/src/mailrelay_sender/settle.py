@@ -27,6 +27,7 @@ from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.wire import encode_capture, encode_jobs
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.steps import passed
 from mailrelay_sender.follow_up import FollowUp, message_id
 
 _FIRST_PAUSE_SECONDS = 0.1
@@ -81,34 +82,45 @@ class Settler:
         # prompts the question whether anything names the body.
         for record in kept.failed:
             await self._store_failed(job, record)
+            passed("settle.failed_stored")
         if kept.deferred is not None:
             await self._store_deferred(job, kept.deferred)
+            passed("settle.deferred_stored")
         if kept.captured is not None:
             await self._store_captured(kept.captured)
+            passed("settle.captured_stored")
         if kept.done:
             name = message_id(job, "done", job.recipients)
             await self._until_done("store", job, lambda: self._failed.store_done(job, name))
+            passed("settle.done_stored")
         self._tell(job, kept, route, duration_seconds)
         stored = kept.deferred or (kept.failed[0].job if kept.failed else job)
         await self._events.tell_and_wait(_event(job, stored, kept, self._clock(), duration_seconds))
+        passed("settle.event_told")
         await self._ack(claim, job)
+        passed("settle.acked")  # or let go, see there
         self._written.pop(job.name, None)
 
     async def move(self, claim: Claim, job: Job) -> None:
         """Store a job that is not due in the lane it waits in next, then ack (queue rule 6)."""
         moved = replace(job, hop=job.hop + 1)
         await self._store_in_lane(moved, message_id(moved, "move", moved.recipients))
+        passed("move.stored")
         await self._ack(claim, job)
+        passed("move.acked")
 
     async def unbundle(self, claim: Claim, jobs: list[Job]) -> None:
         """Store the jobs of a grouped record one by one, due now, then ack (queue rule 2)."""
         for job in jobs:
             await self._store_in_lane(job, message_id(job, "unbundled", job.recipients))
+            passed("unbundle.job_stored")
         await self._ack(claim, jobs[0])
+        passed("unbundle.acked")
 
     async def drop_stale_resend(self, claim: Claim, job: Job) -> None:
         """Ack a resend whose failed record is not the one that it names any more."""
         await self._ack(claim, job)
+        passed("resend.dropped")
 
     async def is_current_resend(self, job: Job) -> bool:
         """Tell whether the failed record that a resend names is still the last (queue rule 8)."""
@@ -145,6 +157,7 @@ class Settler:
             bodies.append(await self._bodies.store_content(job.submission, job.content))
 
         await self._until_done("store", job, store)
+        passed("settle.body_stored")
         self._written[job.name] = (bodies[-1], self._clock())
         return bodies[-1]
 

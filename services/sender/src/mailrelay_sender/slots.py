@@ -23,6 +23,7 @@ from mailrelay.queue.lanes import LADDER, Lane, Move, Wait, decide
 from mailrelay.queue.wire import RecordError, decode_jobs
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.steps import passed
 
 MAX_PREFETCH = 16
 # A lane is looked at again this often even when its head is far off: a record that another
@@ -214,6 +215,7 @@ class Slots:
                 self._start_move(source, work)
                 return
         self._remember(work)
+        passed("claim.taken")
         source.ready.append(work)
         self._arrived.set()
 
