@@ -1,0 +1,254 @@
+"""One running relay and its upstream, as the walks use them.
+
+Everything that a walk does to a relay goes through here, so that a rig on three NATS servers can
+stand in for this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import structlog
+from prometheus_client import CollectorRegistry
+
+from mailrelay.queue.bodies import BodyStore
+from mailrelay.queue.connection import ConnectionSettings, QueueConnection, open_connection
+from mailrelay.queue.publish import Publisher, Record
+from mailrelay.queue.rights import Role
+from mailrelay.runtime.logging import Logger
+from mailrelay_monitor.bodies import UNSPOKEN_AGE_SECONDS, BodyCleaner, BodyMetrics
+from tests.crash.arming import Arming, Point
+from tests.crash.queue_state import QueueState, purge_stores, read_state
+from tests.support.relay import Relay, forwarding_to, relay_config
+from tests.support.scripting import ACCEPT, Action, Context, Stage
+from tests.support.scripts import DEFERRAL, REFUSAL
+from tests.support.upstream import ScriptedUpstream
+from tests.support.wait import wait_until
+
+WHOLE_SECONDS = 60.0
+
+
+def _logger() -> Logger:
+    """A log that nobody reads: what goes wrong here shows in what is returned."""
+    return cast(
+        "Logger",
+        structlog.wrap_logger(
+            None,
+            processors=[_drop],
+            wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        ),
+    )
+
+
+def _drop(*_: object) -> str:
+    raise structlog.DropEvent
+
+
+class Rig:
+    """A relay with orders to kill, and an upstream that answers by the recipient's kind.
+
+    A recipient's local part begins with its kind: `ok`; `later<n>` is deferred n times; `never`
+    always; `refuse` is refused; `fix` is refused and `gate` deferred until the walk opens it.
+    """
+
+    def __init__(self, folder: Path, name: str, changes: dict[str, Any], *, forwards: bool) -> None:
+        folder.mkdir(parents=True)
+        self.name = name
+        self.folder = folder
+        self.log = _logger()
+        self.upstream = ScriptedUpstream(self._answer, keep_content=False)
+        self.upstream.on_rcpt = self._note_rcpt
+        self.tried: dict[str, list[float]] = {}  # by recipient: when its RCPTs came
+        self.opened: set[str] = set()
+        self.arming = Arming(folder / "orders")
+        self._changes = changes
+        self._forwards = forwards
+        self._connections: dict[Role, QueueConnection] = {}
+        # One for all requests: to make one reads the system's authorities each time.
+        self._http = httpx.AsyncClient(timeout=60)
+        self._supervisor = 0
+        self._condemned: tuple[str, int] = ("", 0)  # who the order kills, and its process id
+
+    async def start(self) -> None:
+        """Start upstream and relay."""
+        await self.upstream.start()
+        forwarding = forwarding_to(self.upstream.port) if self._forwards else {}
+        self.relay = Relay(self.folder, relay_config(**(forwarding | self._changes)))
+        self.relay.environ = self.arming.environ
+        await self.relay.start()
+
+    async def stop(self) -> None:
+        """End everything."""
+        await self._disconnect()
+        relay = self.relay
+        try:
+            if relay.process is not None and relay.process.returncode is None:
+                await relay.stop()
+        finally:
+            if relay.process is not None and relay.process.returncode is None:
+                relay.process.kill()
+                await relay.process.wait()
+            await self.upstream.stop()
+            await self._http.aclose()
+
+    def forget(self) -> None:
+        """Begin a walk: no recipient is known, nothing is opened."""
+        self.tried.clear()
+        self.opened.clear()
+        self.upstream.received.clear()
+        self.upstream.attempts.clear()
+
+    def arm(self, cell: str, point: Point) -> None:
+        """Give the order of a cell."""
+        self._condemned = (point.killed, self.relay.pid(point.killed))
+        self.arming.arm(cell, point, self._condemned[1] if point.victim else 0)
+
+    async def wait_restarted(self) -> None:
+        """Wait until another process is in the place of the one that was killed."""
+        name, pid = self._condemned
+
+        def is_another() -> bool:
+            running = self.relay.run_file()
+            now = running.pid if name == "supervisor" else running.pids.get(name, pid)
+            return now != pid
+
+        await wait_until(is_another, WHOLE_SECONDS, f"{name} {pid} is replaced")
+        await self.wait_whole()
+
+    async def wait_whole(self) -> None:
+        """Wait until every process is there and ready."""
+        relay = self.relay
+
+        async def is_whole() -> bool:
+            if set(relay.run_file().pids) != {"nats", "ingress", "sender", "monitor"}:
+                return False
+            if not await self._answers("sender"):
+                return False
+            with contextlib.suppress(httpx.TransportError):
+                return (await self.get("/readyz")).status_code == httpx.codes.OK
+            return False
+
+        await wait_until(is_whole, WHOLE_SECONDS, "the relay is whole", interval=0.05)
+
+    async def _answers(self, process: str) -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            url = f"http://{self.relay.run_file().probes[process]}/readyz"
+            return (await self._http.get(url, timeout=3)).status_code == httpx.codes.OK
+        return False
+
+    async def is_supervisor_gone(self) -> bool:
+        """Whether the whole relay has to be started again."""
+        return self.relay.process is None or self.relay.process.returncode is not None
+
+    async def get(self, path: str) -> httpx.Response:
+        """GET from the monitor. Raises httpx.TransportError."""
+        return await self._http.get(self.relay.http_url + path)
+
+    async def post(self, path: str) -> httpx.Response:
+        """POST to the monitor. Raises httpx.TransportError."""
+        return await self._http.post(self.relay.http_url + path)
+
+    # The queue.
+    async def state(self) -> QueueState:
+        """What the streams hold. Raises QueueError."""
+        return await read_state(await self.connection(Role.ADMIN))
+
+    async def purge_stores(self) -> None:
+        """Empty what keeps records for people."""
+        await purge_stores(await self.connection(Role.ADMIN))
+
+    async def store(self, role: Role, record: Record) -> None:
+        """Store a record as a service of the relay would, with its rights."""
+        await Publisher(await self.connection(role)).store(record)
+
+    async def sweep(self) -> int:
+        """Sweep bodies as the monitor does when an hour has passed; returns how many went."""
+        monitor = await self.connection(Role.MONITOR)
+        cleaner = BodyCleaner(
+            monitor,
+            BodyStore(monitor, Publisher(monitor)),
+            clock=lambda: time.time() + UNSPOKEN_AGE_SECONDS + 1,
+            log=self.log,
+            metrics=BodyMetrics(CollectorRegistry()),
+        )
+        return await cleaner.sweep()
+
+    async def connection(self, role: Role) -> QueueConnection:
+        """A role's connection to the server of this supervisor's life."""
+        running = self.relay.run_file()
+        if running.pid != self._supervisor:
+            await self._disconnect()
+            self._supervisor = running.pid
+        if role not in self._connections:
+            settings = ConnectionSettings(
+                running.nats, role.value, Path(running.credentials) / f"{role.value}.seed"
+            )
+            self._connections[role] = await open_connection(settings, self.log)
+        return self._connections[role]
+
+    async def _disconnect(self) -> None:
+        connections, self._connections = self._connections, {}
+        for connection in connections.values():
+            await connection.close()
+
+    # The upstream.
+    def _answer(self, stage: Stage, context: Context) -> Action:
+        if stage is not Stage.RCPT:
+            return ACCEPT
+        kind = context.address.partition(".")[0]
+        if kind == "refuse" or (kind == "fix" and kind not in self.opened):
+            return REFUSAL
+        if kind == "never" or (kind == "gate" and kind not in self.opened):
+            return DEFERRAL
+        if kind.startswith("later") and context.nth <= int(kind.removeprefix("later")):
+            return DEFERRAL
+        return ACCEPT
+
+    def _note_rcpt(self, address: str, *_: int) -> None:
+        self.tried.setdefault(address, []).append(time.time())
+
+
+QUICK = {
+    "maxAttempts": 200,
+    "initialIntervalSeconds": 0.3,
+    "multiplier": 1,
+    "maxIntervalSeconds": 0.3,
+    "maxAgeSeconds": 600,
+}
+_COMMON: dict[str, Any] = {
+    "workerCount": 4,
+    "batchDelay": 20,
+    "processingTimeout": 30,
+    # As soon as that a killed sender's claims are another's.
+    "queue": {"storeBytes": 1024**3, "ackWaitSeconds": 1},
+}
+# Which relay a walk needs: the changes of its configuration, and whether it forwards.
+KINDS: dict[str, tuple[dict[str, Any], bool]] = {
+    "forward": (_COMMON | {"retry": QUICK}, True),
+    "expire": (_COMMON | {"retry": QUICK | {"maxAttempts": 3}}, True),
+    # Longer than the shortest lane, so that a job moves before it is tried again.
+    "slow": (
+        _COMMON | {"retry": QUICK | {"initialIntervalSeconds": 6.5, "maxIntervalSeconds": 6.5}},
+        True,
+    ),
+    "capture": (_COMMON | {"retry": QUICK}, False),
+}
+
+
+@contextlib.asynccontextmanager
+async def running_rig(folder: Path, kind: str) -> AsyncIterator[Rig]:
+    """A rig for a `with` block."""
+    changes, forwards = KINDS[kind]
+    rig = Rig(folder, kind, changes, forwards=forwards)
+    try:
+        await rig.start()
+        await rig.wait_whole()
+        yield rig
+    finally:
+        await rig.stop()

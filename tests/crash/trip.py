@@ -1,0 +1,303 @@
+"""One walk's run on a rig: what was promised, what it must come to, and what it came to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import httpx
+
+from mailrelay.queue.errors import QueueError
+from tests.crash.queue_state import QueueState
+from tests.crash.rig import Rig
+from tests.support import dots
+from tests.support.deliveries import LEDGER_HEADER
+from tests.support.ledger import Ledger, LedgerEntry, Outcome, compare
+from tests.support.replies import MalformedReplyError
+from tests.support.smtp_client import SmtpDialogue
+from tests.support.wait import wait_until
+
+SENDER = "crash@sender.test"
+PATIENCE_SECONDS = 60.0  # of a client that sends again
+FINISH_SECONDS = 60.0
+# What a killed monitor does not remember to ask is the sweep's; else prompts last for 12.6 s.
+PROMPTED_SECONDS = 14.0
+_LOOK_SECONDS = 0.1
+_FILLER = b"Each line of this letter is like the next, and none of them must be lost.\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message to make; each has a name of its own, and so have its recipients."""
+
+    ledger_id: str
+    recipients: tuple[str, ...]
+    content: bytes
+
+    def entry(self, outcome: Outcome, code: int | None = None) -> LedgerEntry:
+        """What the client's book says of it."""
+        body = self.content.partition(b"\r\n\r\n")[2]
+        now = time.time()
+        return LedgerEntry(
+            ledger_id=self.ledger_id,
+            recipients=tuple(each for each in self.recipients if is_to_be_sent(each)),
+            refused_recipients=(),
+            size=len(self.content),
+            sha256=hashlib.sha256(self.content).hexdigest(),
+            body_sha256=hashlib.sha256(body).hexdigest(),
+            outcome=outcome,
+            code=code,
+            queue_id=None,
+            started=now,
+            time=now,
+        )
+
+
+def is_to_be_sent(address: str) -> bool:
+    """Whether the upstream takes mail for this recipient in the end."""
+    return not address.startswith(("never.", "refuse.", "poison."))
+
+
+def letter(ledger_id: str, kinds: Sequence[str], size: int) -> Letter:
+    """Write a letter of about `size` octets to a recipient of each kind."""
+    recipients = tuple(f"{kind}.{n}.{ledger_id}@load.test" for n, kind in enumerate(kinds))
+    head = (
+        f"From: <{SENDER}>\r\nSubject: {ledger_id}\r\nDate: Mon, 01 Jan 2024 00:00:00 +0000\r\n"
+        f"Message-ID: <{ledger_id}@load.test>\r\n{LEDGER_HEADER}: {ledger_id}\r\n\r\n"
+    ).encode()
+    lines = max(1, (size - len(head)) // len(_FILLER))
+    return Letter(ledger_id, recipients, head + _FILLER * lines)
+
+
+@dataclass(slots=True)
+class Findings:
+    """What does not agree at the end of a trip."""
+
+    lost: list[str] = field(default_factory=list)
+    duplicated: dict[str, int] = field(default_factory=dict)  # by recipient: how often taken
+    strange: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+class Trip:
+    """The walk's hands."""
+
+    def __init__(self, rig: Rig, cell: str) -> None:
+        self.rig = rig
+        self.cell = cell
+        self.ledger = Ledger()
+        self.letters: dict[str, Letter] = {}
+        self._numbers = itertools.count(1)
+        self.began_at = time.time()
+        self._queue_ids: dict[str, str] = {}  # of accepted letters
+
+    async def begin(self) -> None:
+        """Begin with nothing kept."""
+        self.rig.forget()
+        await self.rig.purge_stores()
+
+    async def submit(self, *kinds: str, size: int = 2_000) -> Letter:
+        """Send a letter until it is accepted, as a program would; each try is a submission."""
+        ends_at = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            written = self.write(kinds, size)
+            entry = await self._try(written)
+            self.ledger.record(entry)
+            if entry.outcome is Outcome.ACCEPTED:
+                return written
+            assert time.monotonic() < ends_at, f"not accepted in time: {entry}"
+            await asyncio.sleep(0.1)  # the client's own pace
+
+    def write(self, kinds: Sequence[str], size: int = 2_000) -> Letter:
+        """Write a letter without sending it."""
+        written = letter(f"{self.cell}-{next(self._numbers)}", kinds, size)
+        self.letters[written.ledger_id] = written
+        return written
+
+    def accepted(self, written: Letter, queue_id: str) -> None:
+        """Note a letter that reached the queue by another way."""
+        self._queue_ids[written.ledger_id] = queue_id
+        self.ledger.record(written.entry(Outcome.ACCEPTED))
+
+    async def _try(self, written: Letter) -> LedgerEntry:
+        sent = False
+        port = self.rig.relay.smtp_port
+        try:
+            async with SmtpDialogue.connect("127.0.0.1", port, limit_seconds=25) as client:
+                await client.expect(220)
+                await client.ehlo()
+                await client.cmd(f"MAIL FROM:<{SENDER}>", 250)
+                for recipient in written.recipients:
+                    await client.cmd(f"RCPT TO:<{recipient}>", 250)
+                await client.cmd("DATA", 354)
+                sent = True
+                client.send_raw(dots.stuff(written.content))
+                await client.drain()
+                reply = await client.read_reply()
+        except (OSError, AssertionError, MalformedReplyError):
+            return written.entry(Outcome.UNKNOWN if sent else Outcome.NOT_SENT)
+        if reply.code != 250:
+            return written.entry(Outcome.REFUSED, reply.code)
+        self._queue_ids[written.ledger_id] = str(reply.queue_id)
+        return written.entry(Outcome.ACCEPTED, reply.code)
+
+    async def resend_failed(self) -> None:
+        """Ask for a resend until the monitor has answered, as a person would."""
+
+        async def answered() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                return (await self.rig.post("/admin/retry-failed")).status_code == 200
+            return False
+
+        await wait_until(answered, PATIENCE_SECONDS, "the resend is answered", interval=0.1)
+
+    async def wait_failed(self, kinds: Iterable[str], *, min_tries: int = 1) -> QueueState:
+        """Wait until each accepted letter has a failed record for recipients of these kinds."""
+        prefixes = tuple(f"{kind}." for kind in kinds)
+        found: list[QueueState] = []
+
+        async def are_there() -> bool:
+            state = await self._state()
+            failed = {
+                record.recipient.address
+                for record in state.failed
+                if len(record.recipient.tries) >= min_tries
+            }
+            found.append(state)
+            wanted = {each for each in self._accepted() if each.startswith(prefixes)}
+            return bool(wanted) and wanted <= failed
+
+        await wait_until(
+            are_there, FINISH_SECONDS, f"{prefixes} have failed", interval=_LOOK_SECONDS
+        )
+        return found[-1]
+
+    async def wait_no_failed(self, kind: str) -> None:
+        """Wait until no recipient of the kind is in the failed store."""
+
+        async def are_gone() -> bool:
+            failed = (await self._state()).failed
+            return not any(each.recipient.address.startswith(f"{kind}.") for each in failed)
+
+        await wait_until(are_gone, FINISH_SECONDS, f"no {kind} is failed", interval=_LOOK_SECONDS)
+
+    async def finish(self) -> Findings:
+        """Wait until everything is as it must be in the end; what is not is returned."""
+        ends_at = time.monotonic() + FINISH_SECONDS
+        while True:
+            state = await self._state_or_none()
+            findings = self._judge(state) if state is not None else Findings(left=["no queue"])
+            late = time.monotonic() >= ends_at
+            if late or not (findings.lost or findings.left):
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
+        if not late:
+            findings.left += await self._clean_bodies()
+            findings.left += await self._uncounted()
+        return findings
+
+    def _accepted(self) -> set[str]:
+        return self._recipients(Outcome.ACCEPTED)
+
+    def _recipients(self, *outcomes: Outcome) -> set[str]:
+        return {
+            recipient
+            for entry in self.ledger.entries
+            if entry.outcome in outcomes
+            for recipient in self.letters[entry.ledger_id].recipients
+        }
+
+    def _judge(self, state: QueueState) -> Findings:
+        findings = Findings()
+        found_failed = {record.recipient.address for record in state.failed}
+        found_captured = {each.address for kept in state.captured for each in kept.job.recipients}
+        possible = self._recipients(Outcome.ACCEPTED, Outcome.UNKNOWN)
+        if self.rig.name == "capture":
+            findings.lost += sorted(self._accepted() - found_captured)
+            findings.strange += sorted(found_captured - possible)
+        else:
+            verdict = compare(self.ledger, self.rig.upstream.received)
+            findings.lost += [recipient for _, recipient in verdict.lost]
+            findings.duplicated = {who: times for _, who, times in verdict.duplicated}
+            findings.strange += [f"altered: {each}" for each in verdict.altered]
+            findings.strange += [f"refused: {each}" for each in verdict.refused_but_delivered]
+            findings.strange += [f"stranger: {each}" for each in verdict.strangers]
+            failing = {each for each in self._accepted() if not is_to_be_sent(each)}
+            findings.lost += sorted(failing - found_failed)
+            findings.strange += sorted(f"failed: {each}" for each in found_captured)
+        findings.strange += sorted(
+            f"failed: {each}"
+            for each in found_failed
+            if each not in possible or is_to_be_sent(each)
+        )
+        findings.left += [f"{count} in {name}" for name, count in state.jobs.items()]
+        findings.left += [f"{count} claimed by {name}" for name, count in state.claims.items()]
+        return findings
+
+    async def _clean_bodies(self) -> list[str]:
+        """Wait for the prompted deletion; where the prompt died, do what the sweep would."""
+        killed_at = self.rig.arming.killed_at(self.cell)
+        state = QueueState()
+
+        async def are_gone() -> bool:
+            nonlocal state
+            state = await self._state()
+            return _names_body(state) or not state.bodies
+
+        with contextlib.suppress(AssertionError):
+            limit = PROMPTED_SECONDS if killed_at is None else 3.0
+            await wait_until(are_gone, limit, "the bodies are deleted", interval=0.1)
+        if killed_at is not None and not await are_gone():
+            await self.rig.wait_restarted()
+            await self.rig.sweep()
+            await are_gone()
+        if _names_body(state):
+            return []
+        return [f"{count} in {name}" for name, count in state.bodies.items()]
+
+    async def _uncounted(self) -> list[str]:
+        """Wait until the monitor tells the end of every accepted letter."""
+        waiting = dict(self._queue_ids)
+
+        async def are_told() -> bool:
+            for ledger_id, queue_id in list(waiting.items()):
+                answer = await self.rig.get(f"/api/messages/{queue_id}")
+                if answer.status_code != 200 or answer.json()["state"] == "queued":
+                    return False
+                del waiting[ledger_id]
+            return True
+
+        async def are_told_at_last() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                return await are_told()
+            return False
+
+        try:
+            await wait_until(
+                are_told_at_last, 30, "the monitor tells each end", interval=_LOOK_SECONDS
+            )
+        except AssertionError:
+            return [f"{each} is queued or unknown to the monitor" for each in waiting]
+        return []
+
+    async def _state(self) -> QueueState:
+        state = await self._state_or_none()
+        assert state is not None, "the queue does not answer"
+        return state
+
+    async def _state_or_none(self) -> QueueState | None:
+        try:
+            return await self.rig.state()
+        except (QueueError, AssertionError, OSError):
+            return None
+
+
+def _names_body(state: QueueState) -> bool:
+    """Whether a record for people still names a stored body."""
+    jobs = [each.job for each in state.failed] + [each.job for each in state.captured]
+    return any(job.body is not None for job in jobs)
