@@ -12,7 +12,6 @@ from prometheus_client import Gauge, Histogram
 
 from mailrelay.config.model import Retry
 from mailrelay.mail.disposition import Disposition
-from mailrelay.mail.job import Job
 from mailrelay.mail.retry import RetrySchedule
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.errors import QueueFullError
@@ -24,6 +23,7 @@ from mailrelay_sender.attempt import AttemptResult, attempt, capture
 from mailrelay_sender.classify import CAPTURED
 from mailrelay_sender.connection import ConnectionPool
 from mailrelay_sender.follow_up import FollowUp, follow_up
+from mailrelay_sender.quarantine import SUSPICIOUS_DELIVERIES, Quarantine
 from mailrelay_sender.route import Route, SmartHost
 from mailrelay_sender.settle import Settler
 from mailrelay_sender.slots import Key, Slots, Work
@@ -39,6 +39,8 @@ _FAULT_PAUSE_SECONDS = 5.0
 MAX_UNSETTLED = 1000
 # Enough to keep the queue's group commits full; after a crash these jobs are repeated at most.
 MAX_SETTLING = 32
+MAX_SUSPECTS = 16  # waiting to be tried alone; the others come again later
+_SUSPECT_PAUSE_SECONDS = 30.0
 
 MAX_PARKED = 32  # then no new mail is claimed: each may hold a megabyte
 _PARKED_SECONDS = 1.0
@@ -46,6 +48,11 @@ _FULL_PAUSE_SECONDS = 5.0
 
 Tried = tuple[FollowUp, float]  # what remains of a job, and the seconds the attempt took
 Parked = deque[tuple[Work, Tried | None]]  # settled as soon as the queue has room again
+
+
+def open_jobs(slots: int) -> int:
+    """Return how many jobs a sender with `slots` may have that still need room in a lane."""
+    return slots + MAX_SETTLING + MAX_SUSPECTS + MAX_PARKED
 
 
 def schedule_of(retry: Retry) -> RetrySchedule:
@@ -68,6 +75,7 @@ class WorkParts:
     bodies: BodyStore
     route: Route
     pool: ConnectionPool | None  # none when mail is captured
+    quarantine: Quarantine
     schedule: RetrySchedule
     attempt_limit_seconds: float
     tracing: Tracing
@@ -77,6 +85,7 @@ class WorkParts:
     unsettled: dict[Key, Tried] = field(default_factory=dict)
     resending: set[tuple[str, int] | None] = field(default_factory=set)
     settling: BoundedTasks = field(default_factory=lambda: BoundedTasks(MAX_SETTLING))
+    suspects: BoundedTasks = field(default_factory=lambda: BoundedTasks(MAX_SUSPECTS))
 
 
 async def work_slot(parts: WorkParts) -> None:
@@ -94,12 +103,28 @@ async def work_slot(parts: WorkParts) -> None:
             continue
         if resend is not None:
             parts.resending.add(resend)
-        try:
-            tried = await _deliver(parts, work)
-        except Exception as error:  # noqa: BLE001 — a bug must not end the slot
-            await _set_aside(parts, work, error)
-            continue
+        if not _is_suspicious(work):
+            await _through(parts, work)
+        elif parts.suspects.is_full:
+            parts.resending.discard(resend)
+            await parts.slots.give_back(work, _SUSPECT_PAUSE_SECONDS)
+        else:
+            # It waits its turn to be tried alone without keeping a slot from other mail.
+            await parts.suspects.start(_through(parts, work))
+
+
+async def _through(parts: WorkParts, work: Work) -> None:
+    """Attempt a record's job and have it settled."""
+    try:
+        tried = await _deliver(parts, work)
+    except Exception as error:  # noqa: BLE001 — a bug must not end the slot
+        await _set_aside(parts, work, error)
+    else:
         await parts.settling.start(_finish(parts, work, tried))
+
+
+def _is_suspicious(work: Work) -> bool:
+    return work.claim.delivered > SUSPICIOUS_DELIVERIES
 
 
 async def settle_parked(parts: WorkParts) -> None:
@@ -127,7 +152,7 @@ async def _deliver(parts: WorkParts, work: Work) -> Tried | None:
         return None
     if job.resend_of and not await parts.settler.is_current_resend(job):
         return None
-    return parts.unsettled.pop(work.key, None) or await _tried(parts, job)
+    return parts.unsettled.pop(work.key, None) or await _tried(parts, work)
 
 
 async def _finish(parts: WorkParts, work: Work, tried: Tried | None) -> None:
@@ -181,12 +206,13 @@ async def _set_aside(parts: WorkParts, work: Work, error: Exception) -> None:
     await parts.slots.give_back(work, _FAULT_PAUSE_SECONDS)
 
 
-async def _tried(parts: WorkParts, job: Job) -> Tried:
+async def _tried(parts: WorkParts, work: Work) -> Tried:
     """Attempt the job; return what remains of it, and the seconds it took."""
+    job = work.jobs[0]
     span = parts.tracing.start("mailrelay attempt", job.traceparent)
     started = time.monotonic()
     with _in_flight.track_inprogress():
-        result = await _try(parts, job)
+        result = await _try(parts, work)
     duration = time.monotonic() - started
     _attempt_seconds.labels(parts.route.name).observe(duration)
     if result.fault is not None:
@@ -215,7 +241,10 @@ async def _tried(parts: WorkParts, job: Job) -> Tried:
     return rest, duration
 
 
-async def _try(parts: WorkParts, job: Job) -> AttemptResult:
+async def _try(parts: WorkParts, work: Work) -> AttemptResult:
+    job = work.jobs[0]
+    if _is_suspicious(work):
+        return await parts.quarantine.attempt(job, _next_hop(parts.route), work.claim.delivered)
     if not isinstance(parts.route, SmartHost) or parts.pool is None:
         return capture(job, CAPTURED)
     return await attempt(
