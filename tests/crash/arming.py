@@ -64,6 +64,10 @@ class Arming:
         """Have a process killed; `victim_pid` 0 is the one that passes the step."""
         self._order(cell, point, victim_pid)
 
+    def shift_clock(self, process: str, seconds: float) -> None:
+        """Have the next process of this name live so many seconds ahead."""
+        (self._folder / f"clock-{process}").write_text(str(seconds))
+
     def disarm(self) -> None:
         """Take the order back."""
         with contextlib.suppress(FileNotFoundError):

@@ -74,7 +74,7 @@ async def run_cell(rig: Rig, walk: Walk, point: Point | None) -> Result:
     trip = Trip(rig, cell)
     findings, error = Findings(), ""
     try:
-        async with asyncio.timeout(WALK_SECONDS), _revived(rig):
+        async with asyncio.timeout(WALK_SECONDS), revived(rig):
             await rig.wait_whole()
             await trip.begin()
             if point is None:
@@ -118,7 +118,7 @@ async def run_cell(rig: Rig, walk: Walk, point: Point | None) -> Result:
 
 
 @contextlib.asynccontextmanager
-async def _revived(rig: Rig) -> AsyncIterator[None]:
+async def revived(rig: Rig) -> AsyncIterator[None]:
     """Start the relay again whenever its supervisor is gone, as an init system would."""
 
     async def revive() -> None:
@@ -139,16 +139,21 @@ async def _revived(rig: Rig) -> AsyncIterator[None]:
 def _unexplained(trip: Trip, walk: Walk, point: Point | None, findings: Findings) -> Iterable[str]:
     killed_at = _sender_gone_at(trip, point)
     for recipient, times in findings.duplicated.items():
-        tried = trip.rig.tried.get(recipient, [])
-        open_at_kill = (
+        excused = (
             point is not None
             and killed_at is not None
-            and point.killed in REPEATING
+            and open_at(trip, recipient, point.killed, killed_at)
             and not (walk.single_job and point.process == "sender" and point.step in CLOSED)
-            and any(at <= killed_at for at in tried)
         )
-        if not open_at_kill or times > 2:
+        if not excused or times > 2:
+            tried = trip.rig.tried.get(recipient, [])
             yield f"{recipient} taken {times} times, tried at {tried}, killed at {killed_at}"
+
+
+def open_at(trip: Trip, recipient: str, killed: str, killed_at: float) -> bool:
+    """Whether the recipient's job may have been open when that process was killed."""
+    tried = trip.rig.tried.get(recipient, [])
+    return killed in REPEATING and any(at <= killed_at for at in tried)
 
 
 def _sender_gone_at(trip: Trip, point: Point | None) -> float | None:

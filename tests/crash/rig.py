@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import shutil
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,7 +29,7 @@ from mailrelay_monitor.bodies import UNSPOKEN_AGE_SECONDS, BodyCleaner, BodyMetr
 from tests.crash.arming import Arming, Point
 from tests.crash.queue_state import QueueState, purge_stores, read_state
 from tests.support.relay import Relay, forwarding_to, relay_config
-from tests.support.scripting import ACCEPT, Action, Context, Stage
+from tests.support.scripting import ACCEPT, Action, Context, Delay, Stage
 from tests.support.scripts import DEFERRAL, REFUSAL
 from tests.support.upstream import ScriptedUpstream
 from tests.support.wait import wait_until
@@ -54,7 +57,8 @@ class Rig:
     """A relay with orders to kill, and an upstream that answers by the recipient's kind.
 
     A recipient's local part begins with its kind: `ok`; `later<n>` is deferred n times; `never`
-    always; `refuse` is refused; `fix` is refused and `gate` deferred until the walk opens it.
+    always; `refuse` is refused; `fix` is refused and `gate` deferred until the walk opens it;
+    `slow` is answered late.
     """
 
     def __init__(self, folder: Path, name: str, changes: dict[str, Any], *, forwards: bool) -> None:
@@ -76,15 +80,14 @@ class Rig:
         self._condemned: tuple[str, int] = ("", 0)  # who the order kills, and its process id
 
     async def start(self) -> None:
-        """Start upstream and relay."""
-        await self.upstream.start()
+        """Start the relay; the upstream is there."""
         forwarding = forwarding_to(self.upstream.port) if self._forwards else {}
         self.relay = Relay(self.folder, relay_config(**(forwarding | self._changes)))
         self.relay.environ = self.arming.environ
         await self.relay.start()
 
     async def stop(self) -> None:
-        """End everything."""
+        """End the relay."""
         await self._disconnect()
         relay = self.relay
         try:
@@ -94,7 +97,6 @@ class Rig:
             if relay.process is not None and relay.process.returncode is None:
                 relay.process.kill()
                 await relay.process.wait()
-            await self.upstream.stop()
             await self._http.aclose()
 
     def forget(self) -> None:
@@ -110,6 +112,11 @@ class Rig:
         self.arming.arm(cell, point, self._condemned[1] if point.victim else 0)
 
     async def wait_restarted(self) -> None:
+        """Wait until the one that was killed is replaced and the relay is whole."""
+        await self.wait_replaced()
+        await self.wait_whole()
+
+    async def wait_replaced(self) -> None:
         """Wait until another process is in the place of the one that was killed."""
         name, pid = self._condemned
 
@@ -119,7 +126,6 @@ class Rig:
             return now != pid
 
         await wait_until(is_another, WHOLE_SECONDS, f"{name} {pid} is replaced")
-        await self.wait_whole()
 
     async def wait_whole(self) -> None:
         """Wait until every process is there and ready."""
@@ -153,6 +159,37 @@ class Rig:
     async def post(self, path: str) -> httpx.Response:
         """POST to the monitor. Raises httpx.TransportError."""
         return await self._http.post(self.relay.http_url + path)
+
+    async def kill(self, name: str) -> float:
+        """Kill a process; returns when. The caller sees to it that a dead supervisor is revived."""
+        self._condemned = (name, self.relay.pid(name))
+        sender = self.relay.pid("sender")
+        self.relay.kill(name)
+        if name == "supervisor":  # the kernel ends its children a moment later
+            gone = Path(f"/proc/{sender}")
+            await wait_until(lambda: not gone.exists(), 10, "the sender has ended with it")
+        return time.time()
+
+    def freeze(self, name: str) -> None:
+        """Stop a process as it stands."""
+        self.relay.kill(name, signal.SIGSTOP)
+
+    async def wipe_server(self) -> None:
+        """Kill nats-server and take its data away before it is started again."""
+        supervisor = self.relay.pid("supervisor")
+        os.kill(supervisor, signal.SIGSTOP)
+        try:
+            await self.kill("nats")
+            shutil.rmtree(self.relay.data_dir / "nats" / "jetstream")
+        finally:
+            os.kill(supervisor, signal.SIGCONT)
+        await self.wait_restarted()
+
+    async def shift_clock(self, process: str, seconds: float) -> None:
+        """Have a process's clock go ahead by so much: it is killed, and starts with that."""
+        self.arming.shift_clock(process, seconds)
+        await self.kill(process)
+        await self.wait_restarted()
 
     # The queue.
     async def state(self) -> QueueState:
@@ -206,6 +243,8 @@ class Rig:
             return REFUSAL
         if kind == "never" or (kind == "gate" and kind not in self.opened):
             return DEFERRAL
+        if kind == "slow":
+            return Delay(3)
         if kind.startswith("later") and context.nth <= int(kind.removeprefix("later")):
             return DEFERRAL
         return ACCEPT
@@ -238,6 +277,13 @@ KINDS: dict[str, tuple[dict[str, Any], bool]] = {
         True,
     ),
     "capture": (_COMMON | {"retry": QUICK}, False),
+    # The least store: lanes of 12 MB fill up soon.
+    "small": (
+        _COMMON
+        | {"retry": QUICK | {"initialIntervalSeconds": 2, "maxIntervalSeconds": 2}}
+        | {"queue": {"storeBytes": 48 * 1024**2, "ackWaitSeconds": 1}, "queueSize": 100_000},
+        True,
+    ),
 }
 
 
@@ -246,9 +292,10 @@ async def running_rig(folder: Path, kind: str) -> AsyncIterator[Rig]:
     """A rig for a `with` block."""
     changes, forwards = KINDS[kind]
     rig = Rig(folder, kind, changes, forwards=forwards)
-    try:
-        await rig.start()
-        await rig.wait_whole()
-        yield rig
-    finally:
-        await rig.stop()
+    async with rig.upstream:
+        try:
+            await rig.start()
+            await rig.wait_whole()
+            yield rig
+        finally:
+            await rig.stop()

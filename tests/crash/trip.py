@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx
 
@@ -119,10 +119,32 @@ class Trip:
         self.letters[written.ledger_id] = written
         return written
 
-    def accepted(self, written: Letter, queue_id: str) -> None:
+    def accepted(self, written: Letter, queue_id: str = "") -> None:
         """Note a letter that reached the queue by another way."""
-        self._queue_ids[written.ledger_id] = queue_id
+        if queue_id:
+            self._queue_ids[written.ledger_id] = queue_id
         self.ledger.record(written.entry(Outcome.ACCEPTED))
+
+    async def submit_once(self, *kinds: str, size: int = 2_000) -> Outcome:
+        """Send a letter once."""
+        entry = await self._try(self.write(kinds, size))
+        self.ledger.record(entry)
+        return entry.outcome
+
+    def give_up(self) -> None:
+        """Promise nothing any more for what was accepted so far: its queue is gone."""
+        self._queue_ids.clear()
+        self.ledger.entries[:] = [
+            replace(entry, outcome=Outcome.UNKNOWN) for entry in self.ledger.entries
+        ]
+
+    async def wait_idle(self) -> None:
+        """Wait until no job is left."""
+
+        async def is_idle() -> bool:
+            return not (await self._state()).jobs
+
+        await wait_until(is_idle, FINISH_SECONDS, "no job is left", interval=_LOOK_SECONDS)
 
     async def _try(self, written: Letter) -> LedgerEntry:
         sent = False
@@ -186,9 +208,9 @@ class Trip:
 
         await wait_until(are_gone, FINISH_SECONDS, f"no {kind} is failed", interval=_LOOK_SECONDS)
 
-    async def finish(self) -> Findings:
+    async def finish(self, limit_seconds: float = FINISH_SECONDS) -> Findings:
         """Wait until everything is as it must be in the end; what is not is returned."""
-        ends_at = time.monotonic() + FINISH_SECONDS
+        ends_at = time.monotonic() + limit_seconds
         while True:
             state = await self._state_or_none()
             findings = self._judge(state) if state is not None else Findings(left=["no queue"])
