@@ -136,6 +136,7 @@ async def server_empty(trip: Trip, kill: Kill, _: str) -> None:
         if number == 5:
             await kill()
     rig.opened.add("gate")
+    await wait_until(lambda: not rig.upstream.in_flight, 30, "the late answers are given")
 
 
 async def schedule_changed(trip: Trip, kill: Kill, _: str) -> None:
