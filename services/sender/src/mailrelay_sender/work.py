@@ -23,10 +23,11 @@ from mailrelay_sender.attempt import AttemptResult, attempt, capture
 from mailrelay_sender.classify import CAPTURED
 from mailrelay_sender.connection import ConnectionPool
 from mailrelay_sender.follow_up import FollowUp, follow_up
-from mailrelay_sender.quarantine import SUSPICIOUS_DELIVERIES, Quarantine
+from mailrelay_sender.quarantine import Quarantine
 from mailrelay_sender.route import Route, SmartHost
 from mailrelay_sender.settle import Settler
-from mailrelay_sender.slots import Key, Slots, Work
+from mailrelay_sender.slots import Slots, Work
+from mailrelay_sender.suspicion import Key
 
 _in_flight = Gauge("mailrelay_deliveries_in_flight", "Attempts under way.")
 _attempt_seconds = Histogram(
@@ -103,7 +104,7 @@ async def work_slot(parts: WorkParts) -> None:
             continue
         if resend is not None:
             parts.resending.add(resend)
-        if not _is_suspicious(work):
+        if not parts.slots.is_suspicious(work):
             await _through(parts, work)
         elif parts.suspects.is_full:
             parts.resending.discard(resend)
@@ -121,10 +122,6 @@ async def _through(parts: WorkParts, work: Work) -> None:
         await _set_aside(parts, work, error)
     else:
         await parts.settling.start(_finish(parts, work, tried))
-
-
-def _is_suspicious(work: Work) -> bool:
-    return work.claim.delivered > SUSPICIOUS_DELIVERIES
 
 
 async def settle_parked(parts: WorkParts) -> None:
@@ -243,7 +240,7 @@ async def _tried(parts: WorkParts, work: Work) -> Tried:
 
 async def _try(parts: WorkParts, work: Work) -> AttemptResult:
     job = work.jobs[0]
-    if _is_suspicious(work):
+    if parts.slots.is_suspicious(work):
         return await parts.quarantine.attempt(job, _next_hop(parts.route), work.claim.delivered)
     if not isinstance(parts.route, SmartHost) or parts.pool is None:
         return capture(job, CAPTURED)
