@@ -78,7 +78,8 @@ async def _later(seconds: float, then: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _big(trip: Trip) -> None:
-    await trip.submit(*["ok"] * 45, size=_BIG)
+    """One recipient is deferred for longer than it takes to ask whether the body may go."""
+    await trip.submit(*["ok"] * 44, "later2", size=_BIG)
 
 
 async def _large_copies(trip: Trip) -> None:
