@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.crash.arming import Point
-from tests.crash.cells import Result, as_json, points_of, run_cell
+from tests.crash.cells import Result, as_json, passed_for_certain, points_of, run_cell
 from tests.crash.rig import Rig, running_rig
 from tests.crash.table import bad_cells, summary, table
 from tests.crash.walks import WALKS, Walk
@@ -101,7 +101,7 @@ def short_cells(dry: Sequence[Result]) -> list[Cell]:
 def _cheapest(dry: Sequence[Result]) -> dict[tuple[str, str], Walk]:
     found: dict[tuple[str, str], Walk] = {}
     for result in sorted(dry, key=lambda each: each.seconds, reverse=True):
-        found |= dict.fromkeys(result.counts, result.walk)
+        found |= dict.fromkeys(passed_for_certain(result), result.walk)
     return dict(sorted(found.items()))
 
 

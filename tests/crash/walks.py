@@ -32,7 +32,8 @@ class Walk:
     name: str
     kind: str
     run: Callable[[Trip], Awaitable[None]]
-    single_job: bool = False
+    single_job: bool = False  # and no resend: one job after the other is open
+    has_checkpoint: bool = False  # it waits for one; in others it comes by chance
 
 
 async def _one(trip: Trip) -> None:
@@ -164,15 +165,15 @@ async def _store(trip: Trip, role: Role, record: Record) -> None:
 WALKS = (
     Walk("one recipient", "forward", _one, single_job=True),
     Walk("45 recipients, 3 jobs", "forward", _three_jobs),
-    Walk("half deferred, then sent", "forward", _half_deferred),
-    Walk("deferred twice, expired", "expire", _expired),
-    Walk("moved down the lanes", "slow", _moved),
+    Walk("half deferred, then sent", "forward", _half_deferred, single_job=True),
+    Walk("deferred twice, expired", "expire", _expired, single_job=True),
+    Walk("moved down the lanes", "slow", _moved, single_job=True),
     Walk("failed, resent twice", "forward", _resent),
     Walk("5 MB to 45", "forward", _big),
     Walk("100 KB to 21", "forward", _large_copies),
-    Walk("100 KB, half deferred", "forward", _large_rest),
+    Walk("100 KB, half deferred", "forward", _large_rest, single_job=True),
     Walk("100 KB, failed, resent", "forward", _large_failed),
     Walk("group of 32", "forward", _group),
     Walk("captured", "capture", _captured),
-    Walk("checkpoint", "forward", _checkpointed, single_job=True),
+    Walk("checkpoint", "forward", _checkpointed, single_job=True, has_checkpoint=True),
 )
