@@ -44,6 +44,14 @@ chaos: nats-server ## Kill processes while mail flows, and count
 crash: nats-server ## Kill a process after each step of each walk through the queue
 	$(BIN)/pytest tests -m crash -s $(ARGS)
 
+.PHONY: bench
+bench: nats-server ## Measure what rate limits cost ingress
+	$(BIN)/python -m tests.bench.rate_limits $(ARGS)
+
+.PHONY: model
+model: $(STAMP) ## Explore the model of the queue's protocol
+	$(BIN)/python -m tests.model $(ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## Check style, types and who imports whom
 	$(BIN)/ruff check

@@ -44,6 +44,11 @@ _BROKEN: tuple[dict[str, Any], ...] = (
     _OPEN | {"forwardUsername": "user"},
     _OPEN | {"retry": {"initialIntervalSeconds": 60, "maxIntervalSeconds": 30}},
     _OPEN | {"tls": {"certFile": "cert.pem"}},
+    _OPEN | {"tls": {"certFile": "cert.pem", "keyFile": "key.pem", "selfSigned": True}},
+    _OPEN | {"tls": {"smtpsPort": 465}},
+    _OPEN | {"smtpPort": 465, "tls": {"selfSigned": True, "smtpsPort": 465}},
+    {"security": {"requireAuth": False, "allowedNetworks": ["192.0.2.1/24"]}},
+    {"security": {"requireAuth": False, "allowLocalOnly": False, "allowedNetworks": ["::/0"]}},
 )
 
 
@@ -107,6 +112,8 @@ def _shown(value: object) -> str:
 def _type_words(annotation: object) -> str:
     if typing.get_origin(annotation) is Literal:
         return " or ".join(code(json.dumps(value)) for value in typing.get_args(annotation))
+    if typing.get_origin(annotation) is tuple:
+        return "list of strings; in a variable with commas between"
     if isinstance(annotation, types.UnionType):
         annotation = next(each for each in typing.get_args(annotation) if each is not type(None))
     return _TYPES[annotation]

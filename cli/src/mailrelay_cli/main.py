@@ -21,11 +21,15 @@ from mailrelay.queue.rights import Role
 from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK
 from mailrelay.runtime.logging import configure_logging
 from mailrelay_cli.console import complain, say
+from mailrelay_cli.emails import emails_app
 from mailrelay_cli.errors import BadInputError
+from mailrelay_cli.limits import LimitsOptions, show_limits
+from mailrelay_cli.mail_commands import captured_app, failed_app
 from mailrelay_cli.nats_config import MINIMUM_STORE_BYTES
 from mailrelay_cli.queue_step import ensure_queue, queue_limits
-from mailrelay_cli.run import RunOptions, checked_config, not_yet, run_relay
+from mailrelay_cli.run import RunOptions, check_files, checked_config, not_yet, run_relay
 from mailrelay_cli.send import SendOptions, send
+from mailrelay_cli.users import users_app
 
 app = typer.Typer(
     name="mailrelay",
@@ -38,6 +42,10 @@ queue_app = typer.Typer(help="The queue at NATS.")
 config_app = typer.Typer(help="The relay's configuration.")
 app.add_typer(queue_app, name="queue")
 app.add_typer(config_app, name="config")
+app.add_typer(users_app, name="users")
+app.add_typer(emails_app, name="emails")
+app.add_typer(failed_app, name="failed")
+app.add_typer(captured_app, name="captured")
 
 _ENSURE_SECONDS = 60.0  # a cluster may still be electing its leaders
 
@@ -85,6 +93,18 @@ def send_command(
     return send(SendOptions(to or [], sender, subject, config, data_dir, timeout))
 
 
+@app.command("limits")
+def limits_command(
+    sender: Annotated[
+        str | None, typer.Option(help="Only this sender; <> for the null reverse path.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, max=1000, help="Senders' counters shown.")] = 100,
+    data_dir: DataDirOption = Path("data"),
+) -> int:
+    """Tell how far the running relay's rate limits are used up."""
+    return show_limits(LimitsOptions(sender, rows, data_dir))
+
+
 @queue_app.command("ensure")
 def ensure_command(
     nats: Annotated[str, typer.Option(help="Where NATS is: nats://host:port.")],
@@ -121,7 +141,9 @@ def check_command(
     file: Annotated[Path, typer.Argument(help="Configuration file.", show_default=False)],
 ) -> int:
     """Say what is wrong with a configuration, or ok."""
-    for name in not_yet(checked_config(file)):
+    config = checked_config(file)
+    check_files(config)
+    for name in not_yet(config):
         complain(f"warning: {name} is set and has no effect yet")
     say("ok")
     return EXIT_OK

@@ -18,12 +18,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mailrelay.config.files import certificate_files, file_faults
 from mailrelay.config.load import ConfigError, load_config
 from mailrelay.config.model import RelayConfig
 from mailrelay.queue.connection import ConnectionSettings
 from mailrelay.queue.errors import QueueError, StreamMismatchError
 from mailrelay.queue.rights import Role
+from mailrelay.runtime.certificate import (
+    CertificateError,
+    CertificateFacts,
+    check_certificate,
+    ensure_self_signed,
+)
 from mailrelay.runtime.lifecycle import EXIT_FAILED, EXIT_OK, LIFELINE_FD, READY_FD
+from mailrelay.service import TLS_MARK
 from mailrelay_cli.console import complain, say
 from mailrelay_cli.data_folder import (
     DataFolder,
@@ -67,14 +75,7 @@ _CONNECT_PAUSE_SECONDS = 0.05
 _MAX_OPEN_FILES = 65_536
 
 # Options that are taken and do nothing yet: what to say, and when. Shrinks as they are built.
-NOT_YET: dict[str, Callable[[RelayConfig], bool]] = {
-    "rateLimits.enabled: true": lambda config: config.rate_limits.enabled,
-    "security.logAllEmails: true": lambda config: config.security.log_all_emails,
-    "batchDelay (pause between the jobs of one message)": lambda config: (
-        "batch_delay" in config.model_fields_set and config.batch_delay > 0
-    ),
-    "continueOnError: false": lambda config: not config.continue_on_error,
-}
+NOT_YET: dict[str, Callable[[RelayConfig], bool]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +88,23 @@ class RunOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class _Sockets:
+    """What the relay listens on."""
+
+    smtp: list[socket.socket]
+    smtps: list[socket.socket]  # TLS from the first octet
+    http: list[socket.socket]
+
+
+@dataclass(frozen=True, slots=True)
 class _Prepared:
     """Everything that could be wrong has been looked at; nothing has been started."""
 
     options: RunOptions
     config: RelayConfig
     folder: DataFolder
-    smtp: list[socket.socket]
-    http: list[socket.socket]
+    sockets: _Sockets
+    certificate: CertificateFacts | None
     children_lock: int
     nats_server: Path
     plan: NatsServerPlan
@@ -120,6 +130,13 @@ def checked_config(path: Path | None) -> RelayConfig:
         raise BadInputError(*error.faults) from error
 
 
+def check_files(config: RelayConfig) -> None:
+    """Look at the files that the configuration names. Raises BadInputError."""
+    faults = file_faults(config)
+    if faults:
+        raise BadInputError(*faults)
+
+
 def not_yet(config: RelayConfig) -> list[str]:
     """Name the options that are set and do nothing yet."""
     return [name for name, is_set in NOT_YET.items() if is_set(config)]
@@ -127,14 +144,14 @@ def not_yet(config: RelayConfig) -> list[str]:
 
 def _prepare(options: RunOptions, stack: contextlib.ExitStack) -> _Prepared:
     config = checked_config(options.config_file)
+    check_files(config)
     folder = make_data_folder(options.data_dir)
     stack.callback(os.close, lock_as_supervisor(folder))
     children_lock = lock_for_children(folder)
     stack.callback(os.close, children_lock)
     was_killed = read_run_file(folder.run_file) is not None
-    smtp, http = _listen(config, _PORT_PATIENCE_SECONDS if was_killed else 0.0)
-    for opened in (*smtp, *http):
-        stack.callback(opened.close)
+    certificate = _certificate(config, folder)
+    sockets = _listen(config, _PORT_PATIENCE_SECONDS if was_killed else 0.0, stack)
     size = store_bytes(folder, config.queue.store_bytes)
     try:
         nats_server = find_nats_server(complain)
@@ -152,8 +169,8 @@ def _prepare(options: RunOptions, stack: contextlib.ExitStack) -> _Prepared:
         options=options,
         config=config,
         folder=folder,
-        smtp=smtp,
-        http=http,
+        sockets=sockets,
+        certificate=certificate,
         children_lock=children_lock,
         nats_server=nats_server,
         plan=plan,
@@ -161,22 +178,38 @@ def _prepare(options: RunOptions, stack: contextlib.ExitStack) -> _Prepared:
     )
 
 
-def _listen(
-    config: RelayConfig, patience_seconds: float
-) -> tuple[list[socket.socket], list[socket.socket]]:
-    smtp = Listener("SMTP", config.smtp_host, config.smtp_port, "smtpPort")
-    http = Listener("HTTP", "localhost", config.health_check_port, "healthCheckPort")
-    if not config.enable_health_check:
-        return open_listeners(smtp, patience_seconds), []
-    if config.smtp_port == config.health_check_port:
-        raise BadInputError(f"smtpPort and healthCheckPort are both {config.smtp_port}")
-    opened = open_listeners(smtp, patience_seconds)
+def _certificate(config: RelayConfig, folder: DataFolder) -> CertificateFacts | None:
+    """Return what the listener will show; makes the self-signed one when it is wanted."""
+    if not config.tls.is_on:
+        return None
+    files = certificate_files(config)
     try:
-        return opened, open_listeners(http, patience_seconds)
-    except BadInputError:
-        for each in opened:
-            each.close()
-        raise
+        if files is None:
+            files = ensure_self_signed(folder.tls, config.host_name or socket.getfqdn())
+        return check_certificate(files)
+    except (CertificateError, OSError) as error:
+        raise BadInputError(f"tls: the certificate cannot be had: {error}") from error
+
+
+def _listen(config: RelayConfig, patience_seconds: float, stack: contextlib.ExitStack) -> _Sockets:
+    """Open all ports; `stack` closes them, whatever happens. Raises BadInputError."""
+    if config.enable_health_check and config.smtp_port == config.health_check_port:
+        raise BadInputError(f"smtpPort and healthCheckPort are both {config.smtp_port}")
+
+    def opened(kind: str, host: str, port: int, key: str) -> list[socket.socket]:
+        sockets = open_listeners(Listener(kind, host, port, key), patience_seconds)
+        for each in sockets:
+            stack.callback(each.close)
+        return sockets
+
+    host, smtps_port = config.smtp_host, config.tls.smtps_port
+    return _Sockets(
+        smtp=opened("SMTP", host, config.smtp_port, "smtpPort"),
+        smtps=opened("SMTPS", host, smtps_port, "tls.smtpsPort") if smtps_port else [],
+        http=opened("HTTP", "localhost", config.health_check_port, "healthCheckPort")
+        if config.enable_health_check
+        else [],
+    )
 
 
 async def _run(prepared: _Prepared) -> int:
@@ -219,8 +252,9 @@ class _Relay:
         self._running = RunFile(
             pid=os.getpid(),
             started_at=time.time(),
-            smtp=shown(prepared.smtp),
-            http=f"http://127.0.0.1:{config.health_check_port}/" if prepared.http else None,
+            smtp=shown(prepared.sockets.smtp),
+            smtps=shown(prepared.sockets.smtps),
+            http=f"http://127.0.0.1:{config.health_check_port}/" if prepared.sockets.http else None,
             nats=self._url,
             credentials=str(prepared.folder.credentials),
             upstream=f"{config.forward_host}:{config.forward_port}"
@@ -262,14 +296,18 @@ class _Relay:
 
     def _service(self, name: str) -> ChildSpec:
         prepared = self._prepared
-        sockets = {"ingress": prepared.smtp, "monitor": prepared.http}.get(name, [])
-        listen_fds = tuple(each.fileno() for each in sockets)
+        opened = prepared.sockets
+        plain = {"ingress": opened.smtp, "monitor": opened.http}.get(name, [])
+        secure = opened.smtps if name == "ingress" else []
+        listen_fds = tuple(each.fileno() for each in (*plain, *secure))
+        told = [str(each.fileno()) for each in plain]
+        told += [f"{TLS_MARK}{each.fileno()}" for each in secure]
         env = {
             **_inherited(),
             "MAILRELAY_DATA_DIR": str(self._folder.path),
             "MAILRELAY_NATS_URL": self._url,
             "MAILRELAY_NATS_SEED_FILE": str(self._folder.seed_file(name)),
-            "MAILRELAY_LISTEN_FDS": ",".join(map(str, listen_fds)),
+            "MAILRELAY_LISTEN_FDS": ",".join(told),
             "MAILRELAY_PROBE_ADDRESS": f"127.0.0.1:{prepared.probe_ports[name]}",
             "MAILRELAY_LOG_FORMAT": prepared.options.log_format,
             LIFELINE_FD: str(self._lifeline),
@@ -333,11 +371,23 @@ class _Relay:
         say(
             "MailRelay is running; Ctrl-C stops it.",
             f"  send mail to  {', '.join(self._running.smtp)} (SMTP)",
+            *self._tls_lines(),
             f"  look at       {self._running.http or 'nothing: enableHealthCheck is false'}",
             "  mail goes to  " + (upstream or "nobody: it is captured (forwardSMTP is false)"),
             f"  data          {self._folder.path}",
             f"  log           {self._folder.log_file}",
         )
+
+    def _tls_lines(self) -> list[str]:
+        certificate = self._prepared.certificate
+        if certificate is None:
+            return []
+        ends = f"until {certificate.ends_at:%Y-%m-%d}"
+        origin = "self-signed, " if self._config.tls.self_signed else ""
+        lines = [f"  certificate   {origin}{ends}, SHA-256 {certificate.fingerprint}"]
+        if self._running.smtps:
+            lines.insert(0, f"  or to         {', '.join(self._running.smtps)} (SMTP in TLS)")
+        return lines
 
 
 async def _wait_info(port: int) -> None:

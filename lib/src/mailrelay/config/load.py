@@ -49,6 +49,11 @@ class Option:
         """Whether the value must not be shown."""
         return self.field.annotation is SecretStr
 
+    @property
+    def is_list(self) -> bool:
+        """Whether the value is a list of strings; in a variable, with commas between them."""
+        return get_origin(self.field.annotation) is tuple
+
 
 def options(model: type[BaseModel] = RelayConfig, above: tuple[str, ...] = ()) -> Iterator[Option]:
     """Yield every option of a model, in the model's order."""
@@ -80,7 +85,11 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> RelayConfig:
         if text is None:
             continue
         try:
-            value = TypeAdapter[Any](_type(option)).validate_strings(text)
+            value = (
+                _listed(text)
+                if option.is_list
+                else TypeAdapter[Any](_type(option)).validate_strings(text)
+            )
         except ValidationError as error:
             faults.append(f"{option.variable}: {_words(error.errors()[0], option)}")
             continue
@@ -140,8 +149,14 @@ def _type(option: Option) -> Any:  # noqa: ANN401 — a type form, which has no 
     )
 
 
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part for part in re.split(r"[,\s]+", text) if part)
+
+
 def _has_type(option: Option, value: object) -> bool:
     wanted = option.field.annotation
+    if option.is_list:
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
     if wanted is bool:
         return isinstance(value, bool)
     if wanted is int:
@@ -152,6 +167,8 @@ def _has_type(option: Option, value: object) -> bool:
 
 
 def _type_words(option: Option) -> str:
+    if option.is_list:
+        return "a list of strings"
     names = {bool: "true or false", int: "a whole number", float: "a number"}
     return names.get(option.field.annotation, "a string")  # type: ignore[arg-type]
 

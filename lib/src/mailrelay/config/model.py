@@ -10,8 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic.alias_generators import to_camel
+
+from mailrelay.config.networks import parse_network
+from mailrelay.mail.limit import Scope, Window
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
@@ -50,6 +53,16 @@ class RateLimits(_Section):
     global_max_per_hour: int = Field(default=1000, ge=1, description="Messages an hour in all.")
     global_max_per_day: int = Field(default=5000, ge=1, description="Messages a day in all.")
 
+    def most(self, scope: Scope, window: Window) -> int:
+        """Return how many messages one limit allows, whether limits hold or not."""
+        by_limit = {
+            (Scope.SENDER, Window.HOUR): self.max_per_hour,
+            (Scope.SENDER, Window.DAY): self.max_per_day,
+            (Scope.GLOBAL, Window.HOUR): self.global_max_per_hour,
+            (Scope.GLOBAL, Window.DAY): self.global_max_per_day,
+        }
+        return by_limit[scope, window]
+
 
 class Security(_Section):
     """Who may use the relay."""
@@ -57,12 +70,40 @@ class Security(_Section):
     allow_local_only: bool = Field(
         default=True, description="Whether only clients on a loopback address are served."
     )
+    allowed_networks: tuple[str, ...] = Field(
+        default=(),
+        description="Networks (CIDR) whose clients are served too while `allowLocalOnly` is true.",
+    )
     log_all_emails: bool = Field(
         default=True, description="Whether the content of all mail is kept on disk."
     )
     require_auth: bool = Field(
         default=True, description="Whether a client must authenticate before MAIL."
     )
+    users_file: Path | None = Field(
+        default=None,
+        description="File of further users with argon2 hashes (`mailrelay users add` writes it); "
+        "read again when it changes.",
+    )
+    allow_plaintext_auth: bool = Field(
+        default=False,
+        description="Whether a client elsewhere may send its password without TLS.",
+    )
+
+    @field_validator("allowed_networks")
+    @classmethod
+    def _networks(cls, found: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(parse_network(text)) for text in found)
+
+    @model_validator(mode="after")
+    def _one_door(self) -> Security:
+        if self.allowed_networks and not self.allow_local_only:
+            msg = (
+                "allowedNetworks limits nothing while allowLocalOnly is false: "
+                "set allowLocalOnly to true, or leave allowedNetworks out"
+            )
+            raise ValueError(msg)
+        return self
 
 
 class Retry(_Section):
@@ -108,18 +149,86 @@ class Capture(_Section):
     )
 
 
+class Failed(_Section):
+    """The failed store: mail that could not be delivered. Past a limit the oldest goes first."""
+
+    resend_interval_seconds: float = Field(
+        default=3600,
+        ge=0,
+        le=30 * 24 * 3600,
+        description="How often each recipient that expired is tried once more; 0: by hand only.",
+    )
+    resend_bounced: bool = Field(
+        default=False,
+        description="Whether that holds for recipients that were refused for good, too.",
+    )
+    max_records: int = Field(
+        default=100_000, ge=1, le=10_000_000, description="Recipients kept in the failed store."
+    )
+    max_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="What they may use in the queue; 0, or more than there is: 90 % of the failed "
+        "store's share of it.",
+    )
+    max_age_seconds: float = Field(
+        default=90 * 24 * 3600,
+        ge=0,
+        description="A failed recipient is kept this long after its message was accepted; "
+        "0: without end.",
+    )
+
+
 class Tls(_Section):
-    """The listener's certificate; STARTTLS is offered when it is set."""
+    """The listener's certificate; STARTTLS is offered when there is one.
+
+    Files are read again when they change; sessions that are open go on.
+    """
 
     cert_file: Path | None = Field(default=None, description="PEM file: certificate and chain.")
     key_file: Path | None = Field(default=None, description="PEM file: private key.")
+    self_signed: bool = Field(
+        default=False,
+        description="Whether the relay makes a certificate of its own, kept in the data folder and "
+        "renewed 30 days before its end.",
+    )
+    smtps_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port with TLS from the first octet (465 by custom), on `smtpHost`; 0: none.",
+    )
 
     @model_validator(mode="after")
     def _both(self) -> Tls:
         if (self.cert_file is None) != (self.key_file is None):
             msg = "certFile and keyFile must be set together"
             raise ValueError(msg)
+        if self.self_signed and self.cert_file is not None:
+            msg = "selfSigned is true and certFile is set: leave one of them out"
+            raise ValueError(msg)
+        if self.smtps_port and not self.is_on:
+            msg = "smtpsPort needs a certificate: set certFile and keyFile, or selfSigned to true"
+            raise ValueError(msg)
         return self
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a certificate at all."""
+        return self.self_signed or self.cert_file is not None
+
+
+class Emails(_Section):
+    """The content that `security.logAllEmails` keeps, in `emails` under the data folder."""
+
+    keep_seconds: Seconds = Field(
+        default=7 * 24 * 3600, description="Content older than this goes, within a minute."
+    )
+    max_bytes: int = Field(
+        default=1024**3,
+        ge=1024**2,
+        description="Bytes kept in all; beyond, the oldest goes, within a minute.",
+    )
 
 
 class Queue(_Section):
@@ -203,10 +312,16 @@ class RelayConfig(_Section):
 
     batch_size: int = Field(default=20, ge=1, le=1000, description="Recipients a job.")
     batch_delay: int = Field(
-        default=1000, ge=0, le=3_600_000, description="Milliseconds between a message's jobs."
+        default=1000,
+        ge=0,
+        le=3_600_000,
+        description="Milliseconds between a message's jobs: from the end of one's first attempt to "
+        "the next one's.",
     )
     continue_on_error: bool = Field(
-        default=True, description="Whether a message's other jobs go on after a recipient failed."
+        default=True,
+        description="Whether a message's other jobs go on after a recipient failed for good; "
+        "otherwise those that were not tried yet end in the failed store.",
     )
 
     enable_health_check: bool = Field(default=True, description="Whether HTTP is served.")
@@ -216,7 +331,9 @@ class RelayConfig(_Section):
     security: Security = Field(default=Security(), description="Who may use the relay.")
     retry: Retry = Field(default=Retry(), description="When deferred mail is tried again.")
     capture: Capture = Field(default=Capture(), description="Mail kept instead of forwarded.")
+    failed: Failed = Field(default=Failed(), description="Mail that could not be delivered.")
     tls: Tls = Field(default=Tls(), description="The listener's certificate.")
+    emails: Emails = Field(default=Emails(), description="Content kept beside the queue.")
     queue: Queue = Field(default=Queue(), description="The queue underneath.")
 
     @model_validator(mode="after")
@@ -230,11 +347,15 @@ class RelayConfig(_Section):
         if bool(self.forward_username) != bool(self.forward_password.get_secret_value()):
             msg = "forwardUsername and forwardPassword must be set together"
             raise ValueError(msg)
-        if self.security.require_auth and not self.default_username:
+        has_users = bool(self.default_username or self.security.users_file)
+        if self.security.require_auth and not has_users:
             msg = (
                 "security.requireAuth is true and there is no user: set defaultUsername and "
-                "defaultPassword, or set security.requireAuth to false"
+                "defaultPassword, or security.usersFile, or set security.requireAuth to false"
             )
+            raise ValueError(msg)
+        if self.tls.smtps_port in {self.smtp_port, self.health_check_port}:
+            msg = f"tls.smtpsPort {self.tls.smtps_port} is smtpPort or healthCheckPort too"
             raise ValueError(msg)
         return self
 

@@ -36,6 +36,7 @@ from mailrelay.runtime.steps import passed
 from mailrelay.runtime.tracing import Tracing
 from mailrelay_ingress import replies
 from mailrelay_ingress.accept import Submission
+from mailrelay_ingress.keep import ContentKeeper, Copy
 from mailrelay_ingress.memory import CHUNKS_IN_FLIGHT, SMALL_BYTES, Share
 
 _accepted = Counter("mailrelay_accepted_total", "Messages accepted: safe in the queue.")
@@ -63,6 +64,7 @@ class Enqueuer:
         tracing: Tracing,
         log: Logger,
         batch_size: int,
+        keeper: ContentKeeper | None = None,
     ) -> None:
         self._names = connection.names
         self._publisher = Publisher(connection)
@@ -71,6 +73,7 @@ class Enqueuer:
         self._tracing = tracing
         self._log = log
         self._batch_size = batch_size
+        self._keeper = keeper
 
     def begin(
         self,
@@ -79,7 +82,8 @@ class Enqueuer:
         judge_header: Callable[[HeaderSection], Reply | None],
     ) -> Intake:
         """Start to take a submission's content in."""
-        return Intake(submission, share, self._bodies, judge_header)
+        copy = self._keeper.begin(submission) if self._keeper else None
+        return Intake(submission, share, self._bodies, judge_header, copy)
 
     async def finish(self, intake: Intake) -> Reply:
         """Store the submission, all recipients or none, and return the client's reply."""
@@ -94,7 +98,8 @@ class Enqueuer:
         started = asyncio.get_running_loop().time()
         try:
             intake.raise_failure()
-            jobs = await self._jobs(intake, span.traceparent)
+            content = b"" if intake.body else intake.inline()
+            jobs = await self._jobs(intake, content, span.traceparent)
             await self._publisher.store_together([self._record(job) for job in jobs])
             passed("enqueue.jobs_stored")
         except QueueError as error:
@@ -102,6 +107,8 @@ class Enqueuer:
             span.end({"mailrelay.queue_id": submission.queue_id}, error=str(error))
             return reply
         _seconds.observe(asyncio.get_running_loop().time() - started)
+        if intake.copy is not None:
+            intake.copy.keep(content)
         _accepted.inc()
         _accepted_recipients.inc(len(submission.recipients))
         span.end(
@@ -128,10 +135,9 @@ class Enqueuer:
         )
         return replies.accepted(submission.queue_id)
 
-    async def _jobs(self, intake: Intake, traceparent: str) -> list[Job]:
+    async def _jobs(self, intake: Intake, content: bytes, traceparent: str) -> list[Job]:
         submission = intake.submission
         body = intake.body
-        content = b"" if body else intake.inline()
         size = body.size_bytes if body else len(content)
         copies = submission.batches(self._batch_size)
         if copies > 1 and size > MAX_COPIED_BYTES and body is None:
@@ -178,8 +184,10 @@ class Intake:
         share: Share,
         bodies: BodyStore,
         judge_header: Callable[[HeaderSection], Reply | None],
+        copy: Copy | None = None,
     ) -> None:
         self.submission = submission
+        self.copy = copy  # of what is accepted, for people (`keep`)
         self.refusal: Reply | None = None
         self.body: Body | None = None
         self._share = share
@@ -236,7 +244,9 @@ class Intake:
         return content
 
     async def abandon(self) -> None:
-        """Stop storing: the client is gone or the message is not taken."""
+        """Stop storing: the client is gone or the message is not taken, or all is done."""
+        if self.copy is not None:
+            self.copy.drop()
         for task in self._under_way:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -270,6 +280,8 @@ class Intake:
             chunk = content[start : min(start + CHUNK_BYTES, whole)]
             self._digest.update(chunk)
             self._stored_bytes += len(chunk)
+            if self.copy is not None:
+                self.copy.add(chunk)
             while len(self._under_way) >= CHUNKS_IN_FLIGHT:
                 await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
             task = asyncio.create_task(self._store_chunk(self._chunks, chunk))

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from mailrelay.config.load import ConfigError
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection, open_connection
+from mailrelay.queue.counters import CounterStore
 from mailrelay.queue.errors import QueueError
-from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.publish import Publisher
 from mailrelay.runtime.clock import system_clock
 from mailrelay.runtime.lifecycle import (
@@ -27,6 +27,7 @@ from mailrelay.runtime.lifecycle import (
 from mailrelay.runtime.logging import Logger, configure_logging
 from mailrelay.runtime.probe import Probe
 from mailrelay.service import ServiceSettings, service_settings
+from mailrelay_monitor.admin_parts import admin_parts
 from mailrelay_monitor.backlog import BacklogMetrics, BacklogWatch
 from mailrelay_monitor.bodies import BodyCleaner, BodyMetrics
 from mailrelay_monitor.checkpoint import Checkpoint
@@ -35,8 +36,9 @@ from mailrelay_monitor.exposition import LedgerMetrics
 from mailrelay_monitor.http import Sources, make_app
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
+from mailrelay_monitor.kept import KeptEmails, KeptMetrics
+from mailrelay_monitor.limits import LimitView
 from mailrelay_monitor.ready import Readiness
-from mailrelay_monitor.retry import Resender
 from mailrelay_monitor.serve import HttpServer, listening_sockets
 
 _HTTP_END_SECONDS = 1.5
@@ -113,17 +115,36 @@ class _Monitor:
         )
         LedgerMetrics(lambda: self._collector.ledger, registry)
         self._registry = registry
+        self._kept = KeptEmails(
+            settings.data_dir,
+            settings.config.emails,
+            clock=clock,
+            log=log,
+            metrics=KeptMetrics(registry),
+        )
         readiness = Readiness(
             connection, settings.smtp_address, lambda: self._collector.is_caught_up
         )
-        failed = FailedStore(connection, publisher)
+        self._admin = admin_parts(
+            connection,
+            settings.config,
+            settings.data_dir,
+            self._index,
+            registry,
+            clock=clock,
+            log=log,
+            prompt=self._bodies.prompt,
+        )
         self._sources = Sources(
             connection=connection,
             collector=self._collector,
             index=self._index,
             backlog=self._backlog,
             readiness=readiness,
-            resender=Resender(failed, publisher, connection.names, log),
+            limits=LimitView(
+                settings.config.rate_limits, CounterStore(connection, publisher), clock
+            ),
+            admin=self._admin,
             registry=registry,
             clock=clock,
         )
@@ -145,6 +166,8 @@ class _Monitor:
                 self._backlog.run(),
                 self._bodies.run_prompted(),
                 self._bodies.run_sweep(),
+                self._kept.run(),
+                *self._admin.run(),
                 *([probe.beat()] if probe else []),
             )
         finally:
@@ -195,4 +218,5 @@ class _Monitor:
             # Of the index itself: the collector may have been stopped while it was writing.
             ledger = await self._index.run(lambda index: index.ledger)
             await asyncio.wait_for(self._checkpoint.store(ledger), _CHECKPOINT_END_SECONDS)
+        await self._admin.close()
         await self._index.close()

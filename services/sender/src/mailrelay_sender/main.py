@@ -6,13 +6,15 @@ import asyncio
 import socket
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mailrelay.config.load import ConfigError
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import open_connection
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.events import EventWriter, events_dropped
+from mailrelay.queue.failed import FailedStore
+from mailrelay.queue.pace import PaceStore
 from mailrelay.queue.publish import Publisher
 from mailrelay.runtime.clock import system_clock
 from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Life, run_service
@@ -21,10 +23,12 @@ from mailrelay.runtime.probe import start_probe
 from mailrelay.runtime.tracing import tracing_from_environ
 from mailrelay.service import ServiceSettings, service_settings
 from mailrelay_sender.connection import IDLE_SECONDS, ConnectionPool, UpstreamSettings
+from mailrelay_sender.named_hops import NamedHops
+from mailrelay_sender.pacing import Pacing, pacing_options
 from mailrelay_sender.quarantine import Quarantine
 from mailrelay_sender.route import SmartHost, route_of
 from mailrelay_sender.settle import Settler
-from mailrelay_sender.slots import Slots
+from mailrelay_sender.slots import SlotLimits, Slots
 from mailrelay_sender.space import LaneSpace
 from mailrelay_sender.work import (
     MAX_PARKED,
@@ -36,6 +40,7 @@ from mailrelay_sender.work import (
     work_slot,
 )
 
+Pools = ConnectionPool | NamedHops
 GRACE_SECONDS = 10.0  # for the attempts under way when told to stop
 _EVENTS_SECONDS = 1.0
 _SETTLE_SECONDS = 1.0
@@ -72,26 +77,41 @@ async def _deliver(
     publisher = Publisher(connection)
     events = EventWriter(connection, publisher, events_dropped.inc)
     bodies = BodyStore(connection, publisher)
+    pacing = Pacing(
+        PaceStore(connection, publisher),
+        FailedStore(connection, publisher),
+        pacing_options(
+            batch_delay_ms=config.batch_delay,
+            continue_on_error=config.continue_on_error,
+            attempt_limit=config.processing_timeout,
+            ack_wait=config.queue.ack_wait_seconds,
+        ),
+        system_clock,
+        log,
+    )
     parked: Parked = deque()
     space = LaneSpace(connection, open_jobs(config.worker_count), log)
     settler = Settler(connection, events, bodies, log, system_clock, lane_grows=space.added)
     slots = Slots(
         connection,
-        config.worker_count,
+        SlotLimits(config.worker_count, config.queue.ack_wait_seconds),
         settler.move,
         log,
         system_clock,
-        ack_wait_seconds=config.queue.ack_wait_seconds,
         takes_new=lambda: len(parked) < MAX_PARKED and space.has_room,
+        pacing=pacing,
     )
     route = route_of(config)
     pool = ConnectionPool(route, upstream) if isinstance(route, SmartHost) else None
+    named_hops = NamedHops(upstream)
     parts = WorkParts(
         slots=slots,
         settler=settler,
         bodies=bodies,
         route=route,
         pool=pool,
+        pacing=pacing,
+        named_hops=named_hops,
         quarantine=Quarantine(environ, bodies, config.processing_timeout, log),
         schedule=schedule_of(config.retry),
         attempt_limit_seconds=config.processing_timeout,
@@ -102,8 +122,8 @@ async def _deliver(
     )
     running = (*slots.run(), space.run(slots.wake_new), events.run(), settle_parked(parts))
     background = [asyncio.ensure_future(part) for part in running]
-    if pool is not None:
-        background.append(asyncio.create_task(_close_idle(pool)))
+    pools: list[Pools] = [named_hops] if pool is None else [named_hops, pool]
+    background.append(asyncio.create_task(_close_idle(pools)))
     probe = start_probe(
         settings.probe_address, lambda: "" if connection.is_connected else "queue unreachable"
     )
@@ -122,25 +142,24 @@ async def _deliver(
     await slots.stop()
     if orderly:
         await slots.wait_idle(GRACE_SECONDS)
-        if pool is not None:
-            # An attempt may be cut off anywhere but behind its final dot: that would repeat it.
-            await pool.wait_verdicts(config.processing_timeout)
-            await slots.wait_idle(_SETTLE_SECONDS)
+        # An attempt may be cut off anywhere but behind its final dot: that would repeat it.
+        await asyncio.gather(*(each.wait_verdicts(config.processing_timeout) for each in pools))
+        await slots.wait_idle(_SETTLE_SECONDS)
         await events.wait_written(_EVENTS_SECONDS)
     for task in (stopped, gone, *background, *workers):
         task.cancel()
     await parts.suspects.cancel()
     await parts.settling.cancel()
     await asyncio.gather(*background, *workers, return_exceptions=True)
-    if pool is not None:
-        await pool.close_idle()
+    await asyncio.gather(*(each.close_idle() for each in pools))
     tracing.close()
     await connection.close()
     log.info("sender.stopped", orderly=orderly)
     return EXIT_OK if orderly else EXIT_FAILED
 
 
-async def _close_idle(pool: ConnectionPool) -> None:
+async def _close_idle(pools: Sequence[Pools]) -> None:
     while True:
         await asyncio.sleep(IDLE_SECONDS / 5)
-        await pool.close_idle(older_than_seconds=IDLE_SECONDS)
+        for each in pools:
+            await each.close_idle(older_than_seconds=IDLE_SECONDS)
