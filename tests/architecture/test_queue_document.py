@@ -9,9 +9,20 @@ from dataclasses import fields
 import pytest
 
 from mailrelay.mail.disposition import Outcome
-from mailrelay.mail.event import Accepted, Attempted, Summary
+from mailrelay.mail.event import Accepted, Attempted, Discarded, Summary
 from mailrelay.mail.ids import QueueId
-from mailrelay.mail.job import Body, CaptureRecord, FailedRecord, Job, Recipient, Try
+from mailrelay.mail.job import (
+    Body,
+    CaptureRecord,
+    FailedRecord,
+    Job,
+    Recipient,
+    Release,
+    ResendMark,
+    Try,
+)
+from mailrelay.mail.limit import Window
+from mailrelay.mail.pace import Pace
 from mailrelay.mail.reply import Reply
 from mailrelay.queue.lanes import Lane
 from mailrelay.queue.names import Names
@@ -31,12 +42,16 @@ RECORDS = {
     "try": Try,
     "reply": Reply,
     "body": Body,
+    "release": Release,
     "failed": FailedRecord,
+    "mark": ResendMark,
     "capture": CaptureRecord,
     "summary": Summary,
     "accepted": Accepted,
+    "discarded": Discarded,
     "attempted": Attempted,
     "outcome": Outcome,
+    "pace": Pace,
 }
 
 
@@ -79,7 +94,12 @@ def test_each_stream_has_the_subject_that_the_code_makes() -> None:
         ),
         NAMES.body_stream: NAMES.body_subject(submission, chunk),  # type: ignore[arg-type]
         NAMES.event_stream: NAMES.event_subject("<role>"),
+        **{
+            NAMES.limit_stream(window): NAMES.limit_subject(window, f"<{window.value}>") + ".<key>"  # type: ignore[arg-type]
+            for window in Window
+        },
         NAMES.checkpoint_stream: NAMES.checkpoint_subject,
+        NAMES.pace_stream: NAMES.pace_subject(submission),
     }
     told = {full(code(row[0])[0]): full(code(row[1])[0]) for row in rows(section("Streams"), 4)}
     assert told == made
@@ -89,7 +109,7 @@ def test_each_stream_is_of_the_kind_that_is_told() -> None:
     for name, _, _, kind in rows(section("Streams"), 4):
         config = STREAMS[full(code(name)[0])]
         assert ("work queue" in kind) == (config["retention"] == "workqueue"), name
-        if "own limit" not in kind and "last one" not in kind:
+        if "refuses" in kind or "drops" in kind:
             assert ("refuses" in kind) == (config["discard"] == "new"), name
         assert ("drops its oldest" in kind) <= (config["discard"] == "old"), name
         assert ("last one" in kind) <= (config.get("max_msgs_per_subject") == 1), name
@@ -99,7 +119,7 @@ def test_each_stream_that_is_told_holds_its_subject() -> None:
     for name, subject, _, _ in rows(section("Streams"), 4):
         stem = full(code(subject)[0]).partition("<")[0].rstrip(".")
         patterns = STREAMS[full(code(name)[0])]["subjects"]
-        assert {stem, f"{stem}.>"} & set(patterns), name
+        assert {stem, f"{stem}.>", f"{stem}.*"} & set(patterns), name
 
 
 @pytest.mark.parametrize("record", RECORDS)
@@ -131,5 +151,5 @@ def allowed() -> dict[tuple[str, str], set[str]]:
             elif subject.startswith("$JS"):
                 found[role.value, subject] = set()
             else:
-                found[role.value, "store"].add(subject.removesuffix(".>"))
+                found[role.value, "store"].add(subject.removesuffix(".>").removesuffix(".*"))
     return dict(found)

@@ -234,7 +234,6 @@ class Settler:
                 await self._failed.store(record)
 
         await self._until_done("store", job, self._keeps_body(job, record.job.body, store))
-        passed("settle.failed_stored")
 
     async def _store_done(self, claim: Claim, job: Job) -> None:
         async def store() -> None:
@@ -243,7 +242,6 @@ class Settler:
                 await self._failed.store_done(job, resend)
 
         await self._until_done("store", job, store)
-        passed("settle.done_stored")
 
     async def _store_captured(self, job: Job) -> None:
         record = CaptureRecord(job, self._clock())
