@@ -10,8 +10,9 @@ from mailrelay.mail.job import CaptureRecord, FailedRecord
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.wire import decode_capture, decode_failed
 
-# Beside the stores, which the end of a walk names one by one, and the events.
-_KEPT = ("failed", "capture", "event", "checkpoint")
+# What is not empty in the end: the stores, which are looked at record by record; events and
+# counters, which go by age; how far a submission's jobs came, which goes after a day.
+_KEPT = ("failed", "capture", "event", "checkpoint", "limit-hour", "limit-day", "pace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,6 @@ async def read_state(admin: QueueConnection) -> QueueState:
         payloads = await _payloads(admin, names.capture_stream)
         captured = tuple(decode_capture(each) for each in payloads)
     return QueueState(records, {} if records else await _claims(admin), failed, captured)
-
-
-async def purge_stores(admin: QueueConnection) -> None:
-    """Empty the failed store and the captured mail: the next walk begins with nothing."""
-    for stream in (admin.names.failed_stream, admin.names.capture_stream):
-        await admin.api(f"STREAM.PURGE.{stream}")
 
 
 async def _filled(admin: QueueConnection) -> list[str]:

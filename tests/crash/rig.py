@@ -27,7 +27,7 @@ from mailrelay.queue.rights import Role
 from mailrelay.runtime.logging import Logger
 from mailrelay_monitor.bodies import UNSPOKEN_AGE_SECONDS, BodyCleaner, BodyMetrics
 from tests.crash.arming import Arming, Point
-from tests.crash.queue_state import QueueState, purge_stores, read_state
+from tests.crash.queue_state import QueueState, read_state
 from tests.support.relay import Relay, forwarding_to, relay_config
 from tests.support.scripting import ACCEPT, Action, Context, Delay, Stage
 from tests.support.scripts import DEFERRAL, REFUSAL
@@ -156,9 +156,17 @@ class Rig:
         """GET from the monitor. Raises httpx.TransportError."""
         return await self._http.get(self.relay.http_url + path)
 
-    async def post(self, path: str) -> httpx.Response:
-        """POST to the monitor. Raises httpx.TransportError."""
-        return await self._http.post(self.relay.http_url + path)
+    async def ask(self, method: str, path: str, **body: object) -> int:
+        """Ask the monitor for something; returns the status, 0 when nobody answered."""
+        try:
+            asked = self._http.request(method, self.relay.http_url + path, json=body)
+            return (await asked).status_code
+        except httpx.TransportError:
+            return 0
+
+    def failed_files(self) -> set[str]:
+        """The names of the files of failed mail."""
+        return {file.name for file in self.relay.data_dir.glob("emails/failed/*")}
 
     async def kill(self, name: str) -> float:
         """Kill a process; returns when. The caller sees to it that a dead supervisor is revived."""
@@ -195,10 +203,6 @@ class Rig:
     async def state(self) -> QueueState:
         """What the streams hold. Raises QueueError."""
         return await read_state(await self.connection(Role.ADMIN))
-
-    async def purge_stores(self) -> None:
-        """Empty what keeps records for people."""
-        await purge_stores(await self.connection(Role.ADMIN))
 
     async def store(self, role: Role, record: Record) -> None:
         """Store a record as a service of the relay would, with its rights."""
@@ -277,6 +281,12 @@ KINDS: dict[str, tuple[dict[str, Any], bool]] = {
         True,
     ),
     "capture": (_COMMON | {"retry": QUICK}, False),
+    "limited": (
+        _COMMON
+        | {"retry": QUICK}
+        | {"rateLimits": {"enabled": True, "maxPerHour": 100_000, "globalMaxPerHour": 100_000}},
+        True,
+    ),
     # The least store: lanes of 12 MB fill up soon.
     "small": (
         _COMMON

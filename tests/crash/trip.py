@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import itertools
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -94,12 +95,21 @@ class Trip:
         self.letters: dict[str, Letter] = {}
         self._numbers = itertools.count(1)
         self.began_at = time.time()
+        self.copies = 0 if rig.name == "capture" else 1  # that the upstream is to take
+        self.deleted: set[str] = set()  # whose failed or captured record was deleted by hand
         self._queue_ids: dict[str, str] = {}  # of accepted letters
 
     async def begin(self) -> None:
-        """Begin with nothing kept."""
+        """Begin with nothing kept, deleted as people delete it."""
         self.rig.forget()
-        await self.rig.purge_stores()
+        await self.do("DELETE", "/api/failed", all=True)
+        await self.do("DELETE", "/api/captured", all=True)
+
+        async def is_empty() -> bool:
+            state = await self._state()
+            return not (state.failed or state.captured or self.rig.failed_files())
+
+        await wait_until(is_empty, FINISH_SECONDS, "nothing is kept", interval=_LOOK_SECONDS)
 
     async def submit(self, *kinds: str, size: int = 2_000) -> Letter:
         """Send a letter until it is accepted, as a program would; each try is a submission."""
@@ -124,6 +134,16 @@ class Trip:
         if queue_id:
             self._queue_ids[written.ledger_id] = queue_id
         self.ledger.record(written.entry(Outcome.ACCEPTED))
+
+    async def withdraw(self) -> None:
+        """Begin a transaction and take it back; when nobody answers, that is as good."""
+        with contextlib.suppress(OSError, AssertionError, MalformedReplyError):
+            port = self.rig.relay.smtp_port
+            async with SmtpDialogue.connect("127.0.0.1", port, limit_seconds=25) as client:
+                await client.expect(220)
+                await client.ehlo()
+                await client.cmd(f"MAIL FROM:<{SENDER}>", 250)
+                await client.cmd("RSET", 250)
 
     async def submit_once(self, *kinds: str, size: int = 2_000) -> Outcome:
         """Send a letter once."""
@@ -168,15 +188,50 @@ class Trip:
         self._queue_ids[written.ledger_id] = str(reply.queue_id)
         return written.entry(Outcome.ACCEPTED, reply.code)
 
+    async def do(self, method: str, path: str, **body: object) -> None:
+        """Ask the monitor until it has done it, as a person would."""
+
+        async def is_done() -> bool:
+            # Gone already: the answer to the time before was lost.
+            return await self.rig.ask(method, path, **body) in {200, 404}
+
+        await wait_until(is_done, PATIENCE_SECONDS, f"{method} {path} is answered", interval=0.1)
+
     async def resend_failed(self) -> None:
-        """Ask for a resend until the monitor has answered, as a person would."""
+        """Ask for a resend of everything that failed."""
+        await self.do("POST", "/admin/retry-failed")
 
-        async def answered() -> bool:
-            with contextlib.suppress(httpx.TransportError):
-                return (await self.rig.post("/admin/retry-failed")).status_code == 200
-            return False
+    async def release_all(self, request: str) -> None:
+        """Release everything captured to the upstream, which the relay does not know."""
+        hop = f"127.0.0.1:{self.rig.upstream.port}"
+        await self.do("POST", "/admin/release", all=True, nextHop=hop, request=request)
+        self.copies += 1
 
-        await wait_until(answered, PATIENCE_SECONDS, "the resend is answered", interval=0.1)
+    async def delete_captured(self, written: Letter) -> None:
+        """Delete what was captured of a letter."""
+        await self.do("DELETE", f"/api/captured/{self._queue_ids[written.ledger_id]}")
+        self.deleted |= set(written.recipients)
+
+    async def delete_failed(self, written: Letter) -> None:
+        """Delete what failed of a letter."""
+        await self.do("DELETE", f"/api/failed/{self._queue_ids[written.ledger_id]}")
+        self.deleted |= {each for each in written.recipients if not is_to_be_sent(each)}
+
+    async def wait_captured(self) -> None:
+        """Wait until every accepted letter is captured."""
+
+        async def are_there() -> bool:
+            return self._accepted() <= _captured(await self._state())
+
+        await wait_until(are_there, FINISH_SECONDS, "all is captured", interval=_LOOK_SECONDS)
+
+    async def wait_taken(self) -> None:
+        """Wait until the upstream has taken as many copies as were asked for."""
+
+        async def are_taken() -> bool:
+            return not self._judge(await self._state()).lost
+
+        await wait_until(are_taken, FINISH_SECONDS, "all is taken", interval=_LOOK_SECONDS)
 
     async def wait_failed(self, kinds: Iterable[str], *, min_tries: int = 1) -> QueueState:
         """Wait until each accepted letter has a failed record for recipients of these kinds."""
@@ -236,29 +291,30 @@ class Trip:
 
     def _judge(self, state: QueueState) -> Findings:
         findings = Findings()
-        found_failed = {record.recipient.address for record in state.failed}
-        found_captured = {each.address for kept in state.captured for each in kept.job.recipients}
-        possible = self._recipients(Outcome.ACCEPTED, Outcome.UNKNOWN)
-        if self.rig.name == "capture":
-            findings.lost += sorted(self._accepted() - found_captured)
-            findings.strange += sorted(found_captured - possible)
-        else:
-            verdict = compare(self.ledger, self.rig.upstream.received)
-            findings.lost += [recipient for _, recipient in verdict.lost]
-            findings.duplicated = {who: times for _, who, times in verdict.duplicated}
-            findings.strange += [f"altered: {each}" for each in verdict.altered]
-            findings.strange += [f"refused: {each}" for each in verdict.refused_but_delivered]
-            findings.strange += [f"stranger: {each}" for each in verdict.strangers]
-            failing = {each for each in self._accepted() if not is_to_be_sent(each)}
-            findings.lost += sorted(failing - found_failed)
-            findings.strange += sorted(f"failed: {each}" for each in found_captured)
-        findings.strange += sorted(
-            f"failed: {each}"
-            for each in found_failed
-            if each not in possible or is_to_be_sent(each)
-        )
+        verdict = compare(self.ledger, self.rig.upstream.received)
+        findings.strange += [f"altered: {each}" for each in verdict.altered]
+        findings.strange += [f"refused: {each}" for each in verdict.refused_but_delivered]
+        findings.strange += [f"stranger: {each}" for each in verdict.strangers]
+        taken = Counter(to for each in self.rig.upstream.received for to in each.rcpt_tos)
+        accepted = self._accepted()
+        to_send = {each for each in accepted if is_to_be_sent(each)}
+        findings.lost += sorted(each for each in to_send if taken[each] < self.copies)
+        findings.duplicated = {
+            each: taken[each] - self.copies + 1 for each in to_send if taken[each] > self.copies
+        }
+        captured, failed = _captured(state), _failed(state)
+        possible = self._recipients(Outcome.ACCEPTED, Outcome.UNKNOWN) - self.deleted
+        captures = self.rig.name == "capture"
+        kept = accepted if captures else accepted - to_send
+        findings.lost += sorted(kept - self.deleted - (captured if captures else failed))
+        may_fail = set() if captures else {each for each in possible if not is_to_be_sent(each)}
+        findings.strange += [f"captured: {each}" for each in captured - possible]
+        findings.strange += [f"failed: {each}" for each in failed - may_fail]
         findings.left += [f"{count} in {name}" for name, count in state.jobs.items()]
         findings.left += [f"{count} claimed by {name}" for name, count in state.claims.items()]
+        files = {f"{each.job.submission}-{each.recipient.number}.json" for each in state.failed}
+        findings.left += [f"{each} has no file" for each in files - self.rig.failed_files()]
+        findings.left += [f"the file {each}" for each in self.rig.failed_files() - files]
         return findings
 
     async def _clean_bodies(self) -> list[str]:
@@ -317,6 +373,14 @@ class Trip:
             return await self.rig.state()
         except (QueueError, AssertionError, OSError):
             return None
+
+
+def _captured(state: QueueState) -> set[str]:
+    return {each.address for kept in state.captured for each in kept.job.recipients}
+
+
+def _failed(state: QueueState) -> set[str]:
+    return {record.recipient.address for record in state.failed}
 
 
 def _names_body(state: QueueState) -> bool:

@@ -131,6 +131,39 @@ async def _captured(trip: Trip) -> None:
     await trip.submit("ok", "ok", "ok")
 
 
+async def _released(trip: Trip) -> None:
+    """Released to a next hop named by hand, and once more; one recipient is deferred there."""
+    await trip.submit("ok", "later1")
+    await trip.wait_captured()
+    await trip.release_all(f"{trip.cell}.first")
+    await trip.wait_taken()
+    await trip.release_all(f"{trip.cell}.second")
+
+
+async def _captured_deleted(trip: Trip) -> None:
+    """With a body of its own, which goes with it."""
+    written = await trip.submit("ok", size=1_500_000)
+    await trip.wait_captured()
+    await trip.delete_captured(written)
+
+
+async def _failed_deleted(trip: Trip) -> None:
+    written = await trip.submit("ok", "refuse", size=_LARGE)
+    await trip.wait_failed(["refuse"])
+    await trip.delete_failed(written)
+
+
+async def _limited(trip: Trip) -> None:
+    """Counted, and what was counted and not used is given back."""
+    await trip.submit("ok")
+    await trip.withdraw()
+
+    def is_returned() -> bool:
+        return any(each.step == "limits.returned" for each in trip.rig.arming.passes(trip.cell))
+
+    await wait_until(is_returned, 30, "the unused tokens are given back", interval=0.1)
+
+
 async def _checkpointed(trip: Trip) -> None:
     """The totals are stored at NATS, every ten seconds when they changed."""
 
@@ -175,5 +208,9 @@ WALKS = (
     Walk("100 KB, failed, resent", "forward", _large_failed),
     Walk("group of 32", "forward", _group),
     Walk("captured", "capture", _captured),
+    Walk("captured, released twice", "capture", _released),
+    Walk("captured, deleted", "capture", _captured_deleted),
+    Walk("failed, deleted", "forward", _failed_deleted),
+    Walk("counted by rate limits", "limited", _limited, single_job=True),
     Walk("checkpoint", "forward", _checkpointed, single_job=True, has_checkpoint=True),
 )
