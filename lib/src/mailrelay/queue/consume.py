@@ -24,6 +24,7 @@ from mailrelay.queue.errors import (
     QueueRefusedError,
     QueueUnavailableError,
 )
+from mailrelay.runtime.steps import passed
 
 HOLDS_PER_ACK_WAIT = 3  # two may be lost before another process gets the record
 _EXPIRES_SECONDS = 10.0
@@ -121,21 +122,28 @@ class Claim:
         Raises QueueUnavailableError with the outcome unknown; acking again is harmless.
         """
         await self._check()
-        await self._connection.request(self._reply, b"+ACK", timeout_seconds=_ACK_TIMEOUT_SECONDS)
+        await self._connection.request(
+            self._reply, b"+ACK", timeout_seconds=_ACK_TIMEOUT_SECONDS, on_sent=_ack_sent
+        )
 
     async def give_back(self, delay_seconds: float = 0.0) -> None:
         """Have the record delivered again, after a delay. Raises QueueError."""
         await self._check()
         if delay_seconds <= 0:
-            await self._connection.publish_nowait(self._reply, b"-NAK")
-            return
-        delay = msgspec.json.encode({"delay": int(delay_seconds * 1e9)})
-        await self._connection.publish_nowait(self._reply, b"-NAK " + delay)
+            order = b"-NAK"
+        else:
+            order = b"-NAK " + msgspec.json.encode({"delay": int(delay_seconds * 1e9)})
+        await self._connection.publish_nowait(self._reply, order)
+        passed("claim.given_back_sent")
 
     async def _check(self) -> None:
         if await self._epoch.current() != self._created:
             msg = f"{self.stream} was made anew since its record {self.sequence} was claimed"
             raise ClaimVoidError(msg)
+
+
+def _ack_sent() -> None:
+    passed("claim.ack_sent")
 
 
 class PullLoop:

@@ -26,6 +26,7 @@ from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError, QueueUnavailableError
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.wire import KnownEvent, RecordError, decode_events, encode_events
+from mailrelay.runtime.steps import passed
 
 events_dropped = Counter("mailrelay_events_dropped_total", "Events that could not be told.")
 
@@ -105,6 +106,7 @@ class EventWriter:
             )
             try:
                 await self._publisher.store(record)
+                passed("event.stored")
             except QueueUnavailableError:
                 self._waiting.extendleft(reversed(batch))
                 # The same events may go out again in other company: readers take events twice.

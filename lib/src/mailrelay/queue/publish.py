@@ -16,6 +16,7 @@ import msgspec
 
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueRefusedError, QueueUnavailableError, refusal
+from mailrelay.runtime.steps import passed
 
 TRY_TIMEOUT_SECONDS = 2.0
 # Longer than a leader election and a server restart, shorter than a client's patience
@@ -97,7 +98,9 @@ class Publisher:
                     record.payload,
                     headers=headers or None,
                     timeout_seconds=deadline.try_timeout(),
+                    on_sent=_sent,
                 )
+                passed("publish.answered")
                 return _read_ack(answer.data)
             except QueueUnavailableError:
                 await asyncio.sleep(_PAUSE_SECONDS)
@@ -155,14 +158,28 @@ class Publisher:
             if number in {1, last}:
                 # The first is answered too, so that a batch that cannot begin fails at once.
                 answer = await self._connection.request(
-                    record.subject, record.payload, headers=headers, timeout_seconds=timeout_seconds
+                    record.subject,
+                    record.payload,
+                    headers=headers,
+                    timeout_seconds=timeout_seconds,
+                    on_sent=_batch_record_sent,
                 )
+                passed("batch.answered")  # begun, or at the last record all stored
                 if number == last or answer.data:
                     _read_ack(answer.data)
             else:
                 await self._connection.publish_nowait(
                     record.subject, record.payload, headers=headers
                 )
+                _batch_record_sent()
+
+
+def _sent() -> None:
+    passed("publish.sent")
+
+
+def _batch_record_sent() -> None:
+    passed("batch.record_sent")
 
 
 class _Deadline:

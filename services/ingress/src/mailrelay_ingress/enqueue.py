@@ -33,6 +33,7 @@ from mailrelay.queue.events import EventWriter
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.wire import encode_jobs
 from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.steps import passed
 from mailrelay.runtime.tracing import Tracing
 from mailrelay_ingress import replies
 from mailrelay_ingress.accept import Submission
@@ -103,6 +104,7 @@ class Enqueuer:
             await self._publisher.store_together(
                 [self._record(job) for job in jobs], guard=intake.check_body
             )
+            passed("enqueue.jobs_stored")
         except QueueError as error:
             reply = self._not_stored(submission, error)
             span.end({"mailrelay.queue_id": submission.queue_id}, error=str(error))
@@ -122,6 +124,7 @@ class Enqueuer:
         self._events.tell(
             Accepted(Summary.of(jobs[0]), submission.accepted_at, submission.recipients)
         )
+        passed("enqueue.event_told")
         self._log.info(
             "mail.accepted",
             id=submission.queue_id,
@@ -143,6 +146,7 @@ class Enqueuer:
         if copies > 1 and size > MAX_COPIED_BYTES and body is None:
             await intake.begin_body()
             body = await self._bodies.store_content(submission.queue_id, content)
+            passed("enqueue.body_stored")
             content = b""
         return list(
             submission.jobs(
@@ -235,6 +239,7 @@ class Intake:
             await asyncio.gather(*self._under_way)
         if self._chunks and self._failure is None:
             self.body = Body(self._chunks, self._stored_bytes, self._digest.hexdigest())
+            passed("enqueue.chunks_stored")
         return section
 
     def inline(self) -> bytes:

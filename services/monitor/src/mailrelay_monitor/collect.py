@@ -20,6 +20,7 @@ from mailrelay.queue.errors import QueueError
 from mailrelay.queue.events import EventReader, EventRecord
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.steps import passed
 from mailrelay_monitor.checkpoint import Checkpoint
 from mailrelay_monitor.index import Index
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
@@ -184,6 +185,7 @@ class Collector:
         missed = missed_records(self.ledger, records)
         created = self._created
         self.ledger = await self._index.run(lambda index: index.apply(created, records, missed))
+        passed("collect.counted")
         self._tell_missed(missed)
         for record in records:
             if record.unreadable:

@@ -15,6 +15,7 @@ from mailrelay.mail.header import MAX_HEADER_BYTES
 from mailrelay.mail.job import Job, Recipient
 from mailrelay.mail.reply import Reply
 from mailrelay.queue.bodies import BodyUnreadableError
+from mailrelay.runtime.steps import passed
 from mailrelay_sender.classify import (
     CLOSING,
     Stage,
@@ -128,7 +129,9 @@ async def _mail(trial: _Trial, connection: HopConnection, first: bytes) -> Reply
             words.append(b"SMTPUTF8")
         elif _needs_smtputf8(job, first):
             return needs_smtputf8(trial.next_hop)
-    return await connection.command(*words)
+    reply = await connection.command(*words)
+    passed("attempt.mail_answered")
+    return reply
 
 
 async def _transaction(
@@ -141,6 +144,7 @@ async def _transaction(
     taken: list[Recipient] = []
     for recipient in trial.job.recipients:
         reply = await connection.command(b"RCPT", b"TO:<" + recipient.address.encode() + b">")
+        passed("attempt.rcpt_answered")
         if is_accepted(Stage.RCPT, reply):
             taken.append(recipient)
             continue
@@ -151,10 +155,12 @@ async def _transaction(
     if not taken:
         return await _reset(connection, mail)
     reply = await connection.command(b"DATA")
+    passed("attempt.data_answered")
     if not is_accepted(Stage.DATA, reply):
         trial.decide(taken, Stage.DATA, reply)
         return await _reset(connection, reply)
     reply = await connection.content(content)
+    passed("attempt.content_answered")
     trial.decide(taken, Stage.CONTENT, reply)
     return reply.code != CLOSING
 

@@ -22,6 +22,7 @@ from aiosmtplib.errors import SMTPException, SMTPServerDisconnected, SMTPTimeout
 from mailrelay.config.load import ConfigError
 from mailrelay.config.model import RelayConfig
 from mailrelay.mail.reply import Reply
+from mailrelay.runtime.steps import passed
 from mailrelay_sender.classify import auth_failed, cannot_connect, connection_lost, tls_failed
 from mailrelay_sender.route import SmartHost
 
@@ -138,6 +139,7 @@ class HopConnection:
                     await protocol._drain_helper()  # noqa: SLF001
         except (ConnectionError, OSError) as error:
             raise LostError(connection_lost(self._next_hop, _why(error))) from error
+        passed("attempt.content_sent")  # a turn later the final dot is out as well
         self._verdicts.awaited += 1
         try:
             return await self.command(b".")

@@ -109,16 +109,22 @@ class Settler:
         # prompts the question whether anything names the body.
         for record in kept.failed:
             await self._store_failed(claim, job, record)
+            passed("settle.failed_stored")
         if kept.deferred is not None:
             await self._store_deferred(job, kept.deferred)
+            passed("settle.deferred_stored")
         if kept.captured is not None:
             await self._store_captured(kept.captured)
+            passed("settle.captured_stored")
         if kept.done:
             await self._store_done(claim, job)
+            passed("settle.done_stored")
         self._tell(job, kept, route, duration_seconds)
         stored = kept.deferred or (kept.failed[0].job if kept.failed else job)
         await self._events.tell_and_wait(_event(job, stored, kept, self._clock(), duration_seconds))
+        passed("settle.event_told")
         await self._ack(claim, job)
+        passed("settle.acked")  # or let go, see there
         self._written.pop(_body_key(job), None)
         self._resends.pop(_mark(claim), None)
 
@@ -141,18 +147,23 @@ class Settler:
         """Store a job that is not due in the lane it waits in next, then ack (queue rule 6)."""
         moved = replace(job, hop=job.hop + 1)
         await self._store_in_lane(moved, message_id(moved, "move", moved.recipients))
+        passed("move.stored")
         await self._ack(claim, job)
+        passed("move.acked")
 
     async def unbundle(self, claim: Claim, jobs: list[Job]) -> None:
         """Store the jobs of a grouped record one by one, due now, then ack (queue rule 2)."""
         for job in jobs:
             await self._store_in_lane(job, message_id(job, "unbundled", job.recipients))
+            passed("unbundle.job_stored")
         await self._ack(claim, jobs[0])
+        passed("unbundle.acked")
 
     async def drop_stale_resend(self, claim: Claim, job: Job) -> None:
         """Ack a resend that may not go on: another one did, or the failed record is gone."""
         self._log.info("resend.dropped", id=job.submission, sequence=job.resend_of)
         await self._ack(claim, job)
+        passed("resend.dropped")
 
     async def claim_resend(self, claim: Claim, job: Job) -> bool:
         """Tell whether this claim is the one that may resend its failed record (queue rule 8)."""
@@ -201,6 +212,7 @@ class Settler:
     async def _write_body(self, job: Job) -> None:
         writing = await self._bodies.begin()
         body = await self._bodies.store_content(job.submission, job.content)
+        passed("settle.body_stored")
         self._written[_body_key(job)] = (body, writing)
 
     def _keeps_body(
@@ -248,7 +260,6 @@ class Settler:
                 await self._failed.store(record)
 
         await self._until_done("store", job, self._keeps_body(job, record.job.body, store))
-        passed("settle.failed_stored")
 
     async def _store_done(self, claim: Claim, job: Job) -> None:
         async def store() -> None:
@@ -257,7 +268,6 @@ class Settler:
                 await self._failed.store_done(job, resend)
 
         await self._until_done("store", job, store)
-        passed("settle.done_stored")
 
     async def _store_captured(self, job: Job) -> None:
         record = CaptureRecord(job, self._clock())

@@ -23,6 +23,7 @@ from mailrelay.queue.lanes import LADDER, Lane, Move, Wait, decide
 from mailrelay.queue.wire import RecordError, decode_jobs
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.steps import passed
 from mailrelay_sender.fair import FairShare
 from mailrelay_sender.pacing import Pacing
 from mailrelay_sender.suspicion import Key, Suspicion
@@ -272,6 +273,7 @@ class Slots:
         return paced or not has_room
 
     def _make_ready(self, source: _Source, work: Work) -> None:
+        passed("claim.taken")
         source.ready.append(work)
         self._arrived.set()
 

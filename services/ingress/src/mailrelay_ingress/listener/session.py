@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from mailrelay.mail.reply import Reply
+from mailrelay.runtime.steps import passed
 from mailrelay_ingress import replies
 from mailrelay_ingress.accept import Submission
 from mailrelay_ingress.listener.auth import AuthConnection
@@ -106,6 +107,7 @@ class SmtpSession(AuthConnection):
         if intake.refusal is None and reply.code == _TAKEN:
             self._errors = 0
         await self._say(reply)
+        passed("enqueue.reply_sent")
         if self._listener.is_stopping:
             self.say_and_close(replies.SHUTTING_DOWN)
 
