@@ -41,7 +41,7 @@ CONFIG_FAULTS = [
     ("", "line 1, column 1"),
     ("[]", "must be a JSON object"),
     ('{"smtpPort": 2525,}', "remove the comma before the closing bracket"),
-    ('{"smtpPort": "2525"}', "smtpPort: must be a whole number, is a string"),
+    ('{"smtpPort": "2525"}', 'smtpPort: must be a whole number from 1 to 65535, is "2525"'),
     ('{"smtpPort": 70000}', "smtpPort: "),
     ('{"smtpPrt": 25}', "unknown key smtpPrt; did you mean smtpPort?"),
     ("{}", "security.requireAuth is true and there is no user"),
@@ -91,7 +91,7 @@ def test_a_good_configuration_is_ok_with_what_has_no_effect_yet(tmp_path: Path) 
         '"continueOnError": false, "batchDelay": 5 /* ms */}'
     )
     done = run_command("config", "check", str(config))
-    assert (done.returncode, done.stdout) == (0, "ok\n")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "ok")
     warned = [line.split(" ")[1].rstrip(":") for line in done.stderr.splitlines()]
     assert warned == [
         "rateLimits.enabled",
