@@ -172,36 +172,6 @@ async def test_in_development_the_oldest_captured_mail_goes_first(tmp_path: Path
         assert (await relay.get("/health")).json()["status"] == "ok"
 
 
-@pytest.mark.timeout(180)
-async def test_full_lanes_drain_once_the_upstream_takes_mail_again(tmp_path: Path) -> None:
-    script = per_recipient({"late@example.com": Reply(450, "4.2.0 later")})
-    content = b"Subject: large\r\n\r\n" + b"x" * 70 + b"\r\n" + (b"y" * 70 + b"\r\n") * 800
-    options = {"queue": {"storeBytes": 48 * 1024 * 1024}, "queueSize": 100_000}
-    async with (
-        ScriptedUpstream(script) as upstream,
-        running_relay(tmp_path, **options, **forwarding_to(upstream.port)) as relay,
-    ):
-        accepted = 0
-        async with SmtpDialogue.connect("127.0.0.1", relay.smtp_port, limit_seconds=30) as client:
-            await client.expect(220)
-            await client.ehlo()
-            while True:
-                submitted = await client.submit("a@example.org", ["late@example.com"], content)
-                if not submitted.accepted:
-                    break
-                accepted += 1
-                assert accepted < 2000, "the store has no end"
-        assert str(submitted.final).startswith("452 4.3.1")
-        await wait_until(
-            lambda: any("maximum" in line["error"] for line in relay.log_lines("settle.repeats")),
-            20,
-            "the lanes are full",
-        )
-        upstream.script = per_recipient({})
-        await relay.wait_health(120, queued_emails=0, total_emails_processed=accepted)
-        assert len(upstream.received) == accepted, "none is lost, and none is sent twice"
-
-
 @pytest.mark.timeout(120)
 async def test_a_stop_waits_for_the_answer_to_a_final_dot(tmp_path: Path) -> None:
     script = fail_at(Stage.FINAL_DOT, Delay(13))  # longer than attempts get otherwise

@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 
+from mailrelay.queue.bodies import MAX_COPIED_BYTES
 from mailrelay.queue.events import EventWriter
 from mailrelay.queue.publish import Publisher
 from mailrelay.queue.rights import Role
@@ -58,6 +59,25 @@ async def test_a_full_queue_is_answered_452_until_there_is_room(
     await asyncio.to_thread(server.reset, log, LIMITS)
     assert (await submit(running)).code == 250
     assert (await submit(running, recipients=many)).code == 250
+
+
+async def test_a_record_names_the_body_that_its_settling_may_write(
+    running: Ingress, server: NatsServer, log: Logger
+) -> None:
+    """Or that body would be deleted before the next record names it (queue rule 10)."""
+    await asyncio.to_thread(server.reset, log, LIMITS)
+    subjects = []
+    for size in (1_000, 300_000):
+        async with greeted(running) as dialogue:
+            content = b"Subject: x\r\n\r\n" + b"y" * 76 + b"\r\n"
+            submitted = await dialogue.submit(
+                "a@sender.test", RECIPIENT, content + (b"z" * 76 + b"\r\n") * (size // 78)
+            )
+            assert submitted.accepted
+            subjects.append(submitted.queue_id if size > MAX_COPIED_BYTES else "-")
+    async with server.connected(Role.ADMIN, log) as admin:
+        info = await admin.api("STREAM.INFO.mailrelay-in-0", {"subjects_filter": ">"})
+    assert set(info["state"]["subjects"]) == {f"mailrelay.in.0.{token}" for token in subjects}
 
 
 @pytest.mark.parametrize("how", ["stopped", "frozen"])

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from mailrelay.queue.levels import Level
 from mailrelay_monitor.access import refusal
-from mailrelay_monitor.backlog import Backlog, Level
+from mailrelay_monitor.backlog import Backlog
 from mailrelay_monitor.exposition import wants_exposition
 from mailrelay_monitor.health import Health, Status, judge
 from mailrelay_monitor.index import RecipientRow, SubmissionRow

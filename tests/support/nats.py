@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -78,6 +79,13 @@ class NatsServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    async def lose_data(self, log: Logger, limits: QueueLimits = LIMITS) -> None:
+        """Kill it and start it on an empty folder, with streams made anew."""
+        self.kill()
+        shutil.rmtree(self._folder / "store")
+        self.start()
+        await self.ensure(log, limits)
 
     def stop(self) -> None:
         """End it in order."""

@@ -6,12 +6,14 @@
 4. `streams` says what streams and consumers there are, and makes or checks them (admin only).
 5. `rights` says what each role may do.
 6. `publish` stores records: one, or several all together; it knows what a refusal means.
-7. `consume` claims records, holds them while they are worked on, and settles them.
+7. `consume` claims records, holds them while they are worked on, and settles them; `epoch` knows
+   whether the server still has them.
 8. `lanes` decides where a record waits that is due later.
 9. `bodies` stores large content once and hands it out in pieces.
 10. `events` tells what happened, in batches, and reads it back in order.
 11. `failed` keeps what could not be delivered.
-12. `errors` has what can go wrong with all of it.
+12. `levels` asks how full a stream is.
+13. `errors` has what can go wrong with all of it.
 
 docs/decisions/0003 says why JetStream, docs/flow.md how a message passes through.
 """

@@ -24,6 +24,15 @@ MAX_COPIED_BYTES = 64 * 1024
 _NOT_FOUND = 10037
 
 
+def body_token(job: Job) -> QueueId | None:
+    """Return what a job's subject names: the body that it has, or that its settling may write.
+
+    A sender writes large inline content to the body stream before it stores the record that names
+    it. Meanwhile only the job's own record keeps that body from being deleted (queue rule 10).
+    """
+    return job.submission if job.body or len(job.content) > MAX_COPIED_BYTES else None
+
+
 class BodyUnreadableError(QueueError):
     """A chunk is missing or not what was written. For a sender that is a temporary failure."""
 

@@ -53,6 +53,7 @@ class QueueConnection:
         self.role = settings.role
         self.names = Names(settings.prefix)
         self.closed: asyncio.Event = asyncio.Event()  # the client gave up: end the process
+        self.generation = 0  # how often the connection broke: the server may be another since
         self._on_reconnect: list[Callable[[], None]] = []
         # Our own book of requests in place of the client's: its own knows only time-outs.
         self._inbox = f"{self.names.inbox_prefix(settings.role)}.{secrets.token_hex(8)}"
@@ -170,7 +171,13 @@ class QueueConnection:
         self._log.warning("queue.error", error=str(error) or type(error).__name__)
 
     async def heard_disconnected(self) -> None:
-        """Fail what was asked and not answered."""
+        """Fail what was asked and not answered, and forget what was not sent yet.
+
+        The client would send it to whatever server it finds next; an old ack may not go there.
+        """
+        self.generation += 1
+        self._client._pending.clear()  # noqa: SLF001 — it offers no way to say so
+        self._client._pending_data_size = 0  # noqa: SLF001
         for answer in list(self._asked.values()):
             _fail(answer, "the connection to the queue broke")
         if not self._is_closing:

@@ -17,7 +17,8 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.errors import QueueUnavailableError
+from mailrelay.queue.epoch import Epoch
+from mailrelay.queue.errors import ClaimVoidError, QueueError, QueueUnavailableError
 
 HOLDS_PER_ACK_WAIT = 3  # two may be lost before another process gets the record
 _EXPIRES_SECONDS = 10.0
@@ -29,10 +30,15 @@ _HEARTBEAT = "100"
 
 
 class Claim:
-    """A record that is ours until it is settled, or until it is not held for `ack_wait`."""
+    """A record that is ours until it is settled, or until it is not held for `ack_wait`.
+
+    Whatever is said of it raises ClaimVoidError once the server lost it.
+    """
 
     __slots__ = (
         "_connection",
+        "_created",
+        "_epoch",
         "_reply",
         "consumer",
         "delivered",
@@ -42,9 +48,13 @@ class Claim:
         "stream",
     )
 
-    def __init__(self, connection: QueueConnection, message: Msg) -> None:
+    def __init__(
+        self, connection: QueueConnection, message: Msg, epoch: Epoch, created: str
+    ) -> None:
         metadata = message.metadata
         self._connection = connection
+        self._epoch = epoch
+        self._created = created
         self._reply = message.reply
         self.payload = message.data
         self.stream: str = metadata.stream
@@ -59,7 +69,8 @@ class Claim:
         return self.stream, self.sequence
 
     async def hold(self) -> None:
-        """Keep the claim for another `ack_wait`. Raises QueueUnavailableError."""
+        """Keep the claim for another `ack_wait`. Raises QueueError."""
+        await self._check()
         await self._connection.publish_nowait(self._reply, b"+WPI")
 
     async def ack(self) -> None:
@@ -67,15 +78,22 @@ class Claim:
 
         Raises QueueUnavailableError with the outcome unknown; acking again is harmless.
         """
+        await self._check()
         await self._connection.request(self._reply, b"+ACK", timeout_seconds=_ACK_TIMEOUT_SECONDS)
 
     async def give_back(self, delay_seconds: float = 0.0) -> None:
-        """Have the record delivered again, after a delay. Raises QueueUnavailableError."""
+        """Have the record delivered again, after a delay. Raises QueueError."""
+        await self._check()
         if delay_seconds <= 0:
             await self._connection.publish_nowait(self._reply, b"-NAK")
             return
         delay = msgspec.json.encode({"delay": int(delay_seconds * 1e9)})
         await self._connection.publish_nowait(self._reply, b"-NAK " + delay)
+
+    async def _check(self) -> None:
+        if await self._epoch.current() != self._created:
+            msg = f"{self.stream} was made anew since its record {self.sequence} was claimed"
+            raise ClaimVoidError(msg)
 
 
 class PullLoop:
@@ -93,6 +111,9 @@ class PullLoop:
         """`room` says how many more records may come now; `take` gets each of them."""
         self._connection = connection
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._epoch = Epoch(connection, stream, consumer)
+        self._created = ""  # of the consumer that the subscription is for
+        self._inbox = ""
         self._room = room
         self._take = take
         self._wake = asyncio.Event()
@@ -126,8 +147,6 @@ class PullLoop:
 
     async def run(self) -> None:
         """Pull until cancelled."""
-        inbox = self._connection.new_inbox()
-        self._subscription = await self._connection.subscribe(f"{inbox}.*", self._receive)
         self._connection.on_reconnect(self._lost)
         loop = asyncio.get_running_loop()
         number = 0
@@ -141,12 +160,17 @@ class PullLoop:
             if self._open == 0:
                 number += 1
                 self._token = str(number)
-                await self._pull(f"{inbox}.{number}", room)
+                await self._pull(room)
             await self._wait(self._heard_at + _SILENCE_SECONDS - loop.time())
             if self._open and loop.time() - self._heard_at >= _SILENCE_SECONDS:
                 self._open = 0
 
-    async def _pull(self, inbox: str, batch: int) -> None:
+    async def _pull(self, batch: int) -> None:
+        try:
+            await self._follow(await self._epoch.current())
+        except QueueError:
+            self.pause(_RETRY_SECONDS)
+            return
         self._open = batch
         self._heard_at = asyncio.get_running_loop().time()
         request = {
@@ -156,11 +180,28 @@ class PullLoop:
         }
         try:
             await self._connection.publish_nowait(
-                self._subject, msgspec.json.encode(request), reply=inbox
+                self._subject, msgspec.json.encode(request), reply=f"{self._inbox}.{self._token}"
             )
         except QueueUnavailableError:
             self._open = 0
             self.pause(_RETRY_SECONDS)
+
+    async def _follow(self, created: str) -> None:
+        """Hear a consumer that was made anew by a subscription of its own.
+
+        What the client still holds of the old one's records keeps its old claim, and is void.
+        """
+        if created == self._created:
+            return
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
+        self._inbox = self._connection.new_inbox()
+
+        async def receive(message: Msg) -> None:
+            await self._receive(message, created)
+
+        self._subscription = await self._connection.subscribe(f"{self._inbox}.*", receive)
+        self._created = created
 
     async def _wait(self, seconds: float | None) -> None:
         # No wait_for: on Python 3.11 it swallows a cancellation that meets a wake.
@@ -168,11 +209,11 @@ class PullLoop:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
 
-    async def _receive(self, message: Msg) -> None:
+    async def _receive(self, message: Msg, created: str) -> None:
         if message.reply:  # a record: it comes under its own subject, its reply is how to ack it
             self._heard_at = asyncio.get_running_loop().time()
             self._open = max(0, self._open - 1)
-            await self._take(Claim(self._connection, message))
+            await self._take(Claim(self._connection, message, self._epoch, created))
         elif message.subject.rpartition(".")[2] == self._token:  # else of a pull given up before
             self._heard_at = asyncio.get_running_loop().time()
             self._hear_status((message.headers or {}).get("Status", ""))

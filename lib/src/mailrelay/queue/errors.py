@@ -2,6 +2,7 @@
 
 QueueError
 ├── QueueUnavailableError   nothing answered in time: the outcome may be unknown
+├── ClaimVoidError          the server lost the record that was claimed
 └── QueueRefusedError       the server answered no: nothing was stored
     ├── QueueFullError          a limit on messages or bytes is reached
     └── RecordTooLargeError     one record is larger than the server takes
@@ -17,6 +18,13 @@ class QueueError(Exception):
 
 class QueueUnavailableError(QueueError):
     """Nothing answered in time. What was asked for may have happened all the same."""
+
+
+class ClaimVoidError(QueueError):
+    """The server lost its data since the record was claimed: there is nothing to settle.
+
+    Saying it all the same could settle a new record of the same number (queue rule 14).
+    """
 
 
 class QueueRefusedError(QueueError):

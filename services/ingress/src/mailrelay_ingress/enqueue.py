@@ -19,7 +19,13 @@ from mailrelay.mail.event import Accepted, Summary
 from mailrelay.mail.header import MAX_HEADER_BYTES, HeaderSection, read_header
 from mailrelay.mail.job import Body, Job
 from mailrelay.mail.reply import Reply
-from mailrelay.queue.bodies import CHUNK_BYTES, MAX_COPIED_BYTES, MAX_INLINE_BYTES, BodyStore
+from mailrelay.queue.bodies import (
+    CHUNK_BYTES,
+    MAX_COPIED_BYTES,
+    MAX_INLINE_BYTES,
+    BodyStore,
+    body_token,
+)
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError, QueueFullError, RecordTooLargeError
 from mailrelay.queue.events import EventWriter
@@ -135,7 +141,7 @@ class Enqueuer:
         )
 
     def _record(self, job: Job) -> Record:
-        subject = self._names.in_subject(job.submission if job.body else None)
+        subject = self._names.in_subject(body_token(job))
         # One job is named by its submission alone, several by their number too (queue rule 1).
         message_id = job.name if job.batches > 1 else job.submission
         return Record(subject, encode_jobs([job]), message_id)

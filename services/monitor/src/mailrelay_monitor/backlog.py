@@ -6,33 +6,15 @@ import asyncio
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
 
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError
+from mailrelay.queue.levels import Level, level_of
 from mailrelay.runtime.clock import Clock
 
 _INTERVAL_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """How full a stream is; a limit that is not positive means none."""
-
-    messages: int
-    max_messages: int
-    stored_bytes: int
-    max_bytes: int
-    drops_oldest: bool
-
-    @property
-    def fraction(self) -> float:
-        """The fuller of its two limits, 1.0 being full."""
-        by_count = self.messages / self.max_messages if self.max_messages > 0 else 0.0
-        by_size = self.stored_bytes / self.max_bytes if self.max_bytes > 0 else 0.0
-        return max(by_count, by_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,21 +115,12 @@ class BacklogWatch:
         """Look once."""
         levels, fault = self.backlog.levels, ""
         try:
-            levels = {name: await self._level(stream) for name, stream in self._streams.items()}
+            levels = {
+                name: await level_of(self._connection, stream)
+                for name, stream in self._streams.items()
+            }
         except QueueError as error:
             fault = str(error)
         disk = shutil.disk_usage(self._data_dir)
         self.backlog = Backlog(fault, levels, disk.free, disk.total, self._clock())
         self._metrics.show(self.backlog)
-
-    async def _level(self, stream: str) -> Level:
-        info = await self._connection.api(f"STREAM.INFO.{stream}")
-        state: dict[str, Any] = info["state"]
-        config: dict[str, Any] = info["config"]
-        return Level(
-            int(state["messages"]),
-            int(config.get("max_msgs", 0)),
-            int(state["bytes"]),
-            int(config.get("max_bytes", 0)),
-            config.get("discard") == "old",
-        )

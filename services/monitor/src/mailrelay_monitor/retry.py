@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from mailrelay.mail.job import FailedRecord
+from mailrelay.queue.bodies import body_token
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.failed import FailedStore, StoredFailure
 from mailrelay.queue.lanes import NOW
@@ -100,7 +101,7 @@ def resend_record(failed: FailedRecord, sequence: int, names: Names) -> Record:
     """Return the record that resends a failed one; its history goes along."""
     job = replace(failed.job, attempt=1, faults=0, hop=0, due=0.0, resend_of=sequence)
     return Record(
-        names.lane_subject(NOW, job.submission if job.body else None),
+        names.lane_subject(NOW, body_token(job)),
         encode_jobs([job]),
         f"{job.submission}.{failed.recipient.number}.r/{sequence}",
     )

@@ -183,6 +183,15 @@ def _needs_smtputf8(job: Job, first: bytes) -> bool:
     return not (all(address.isascii() for address in addresses) and head.isascii())
 
 
+def give_up(job: Job, next_hop: str, reply: Reply) -> AttemptResult:
+    """Return the outcome of a job that is not tried again."""
+    outcomes = [
+        Outcome(recipient.number, Disposition.EXPIRED, reply, next_hop)
+        for recipient in job.recipients
+    ]
+    return AttemptResult(outcomes)
+
+
 def capture(job: Job, reply: Reply) -> AttemptResult:
     """Return the outcome of a job that is kept instead of sent."""
     outcomes = [

@@ -88,6 +88,12 @@ def internal_fault(why: str) -> Reply:
     return Reply.parse(451, f"4.3.0 internal fault: {why}")
 
 
+def poison(how: str, deaths: int) -> Reply:
+    """Trying the mail ends our own process."""
+    words = f"set aside: the process that tried it alone died {deaths} times, last: {how}"
+    return Reply.parse(451, f"4.3.0 {words}")
+
+
 def needs_smtputf8(next_hop: str) -> Reply:
     """The mail needs SMTPUTF8 and the next hop does not offer it (RFC 6531 section 3.5)."""
     return Reply.parse(553, f"5.6.7 {next_hop} does not support SMTPUTF8, which this mail needs")

@@ -21,13 +21,16 @@ from mailrelay.runtime.probe import start_probe
 from mailrelay.runtime.tracing import tracing_from_environ
 from mailrelay.service import ServiceSettings, service_settings
 from mailrelay_sender.connection import IDLE_SECONDS, ConnectionPool, UpstreamSettings
+from mailrelay_sender.quarantine import Quarantine
 from mailrelay_sender.route import SmartHost, route_of
 from mailrelay_sender.settle import Settler
 from mailrelay_sender.slots import Slots
+from mailrelay_sender.space import LaneSpace
 from mailrelay_sender.work import (
     MAX_PARKED,
     Parked,
     WorkParts,
+    open_jobs,
     schedule_of,
     settle_parked,
     work_slot,
@@ -69,8 +72,9 @@ async def _deliver(
     publisher = Publisher(connection)
     events = EventWriter(connection, publisher, events_dropped.inc)
     bodies = BodyStore(connection, publisher)
-    settler = Settler(connection, events, bodies, log, system_clock)
     parked: Parked = deque()
+    space = LaneSpace(connection, open_jobs(config.worker_count), log)
+    settler = Settler(connection, events, bodies, log, system_clock, lane_grows=space.added)
     slots = Slots(
         connection,
         config.worker_count,
@@ -78,7 +82,7 @@ async def _deliver(
         log,
         system_clock,
         ack_wait_seconds=config.queue.ack_wait_seconds,
-        takes_new=lambda: len(parked) < MAX_PARKED,
+        takes_new=lambda: len(parked) < MAX_PARKED and space.has_room,
     )
     route = route_of(config)
     pool = ConnectionPool(route, upstream) if isinstance(route, SmartHost) else None
@@ -88,6 +92,7 @@ async def _deliver(
         bodies=bodies,
         route=route,
         pool=pool,
+        quarantine=Quarantine(environ, bodies, config.processing_timeout, log),
         schedule=schedule_of(config.retry),
         attempt_limit_seconds=config.processing_timeout,
         tracing=tracing,
@@ -95,7 +100,7 @@ async def _deliver(
         clock=system_clock,
         parked=parked,
     )
-    running = (*slots.run(), events.run(), settle_parked(parts))
+    running = (*slots.run(), space.run(slots.wake_new), events.run(), settle_parked(parts))
     background = [asyncio.ensure_future(part) for part in running]
     if pool is not None:
         background.append(asyncio.create_task(_close_idle(pool)))

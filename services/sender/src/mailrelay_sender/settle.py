@@ -16,10 +16,10 @@ from prometheus_client import Counter, Histogram
 from mailrelay.mail.disposition import Disposition, Outcome
 from mailrelay.mail.event import Attempted, Summary
 from mailrelay.mail.job import Body, CaptureRecord, FailedRecord, Job, recipients_hash
-from mailrelay.queue.bodies import MAX_COPIED_BYTES, BodyStore
+from mailrelay.queue.bodies import MAX_COPIED_BYTES, BodyStore, body_token
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import Claim
-from mailrelay.queue.errors import QueueError, QueueFullError
+from mailrelay.queue.errors import ClaimVoidError, QueueError, QueueFullError
 from mailrelay.queue.events import EventWriter
 from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.lanes import lane_for
@@ -60,7 +60,10 @@ class Settler:
         bodies: BodyStore,
         log: Logger,
         clock: Clock,
+        *,
+        lane_grows: Callable[[int], None] = lambda _: None,
     ) -> None:
+        """`lane_grows` is told the size of each record stored in a lane."""
         self._connection = connection
         self._names = connection.names
         self._publisher = Publisher(connection)
@@ -69,6 +72,7 @@ class Settler:
         self._events = events
         self._log = log
         self._clock = clock
+        self._lane_grows = lane_grows
         # Bodies of jobs whose settling is under way, and when they were written.
         self._written: dict[str, tuple[Body, float]] = {}
 
@@ -126,7 +130,10 @@ class Settler:
         again = rest.deferred is not None or bool(rest.failed)
         if job.body is not None or not again or len(job.content) <= MAX_COPIED_BYTES:
             return rest
-        body = await self._store_body(job)
+        try:
+            body = await self._store_body(job)
+        except QueueFullError:
+            return rest  # copied after all: what waits for room may be what would make it
         deferred = replace(rest.deferred, content=b"", body=body) if rest.deferred else None
         failed = tuple(
             replace(record, job=replace(record.job, content=b"", body=body))
@@ -171,13 +178,14 @@ class Settler:
     async def _store_deferred(self, job: Job, deferred: Job) -> None:
         record = self._lane_record(deferred, message_id(job, "deferred", deferred.recipients))
         await self._store(job, record, deferred.body)
+        self._lane_grows(len(record.payload))
 
     async def _store_in_lane(self, job: Job, name: str) -> None:
         await self._store(job, self._lane_record(job, name))
 
     def _lane_record(self, job: Job, name: str) -> Record:
         lane = lane_for(job.due - self._clock())
-        subject = self._names.lane_subject(lane, job.submission if job.body else None)
+        subject = self._names.lane_subject(lane, body_token(job))
         return Record(subject, encode_jobs([job]), name)
 
     async def _store_failed(self, job: Job, record: FailedRecord) -> None:
@@ -213,6 +221,9 @@ class Settler:
         while True:
             try:
                 return await claim.ack()
+            except ClaimVoidError as error:
+                self._log.critical("queue.lost", id=job.submission, error=str(error))
+                return None
             except QueueError as error:
                 _held_up.inc()
                 self._log.warning("settle.repeats", step="ack", id=job.submission, error=str(error))

@@ -8,6 +8,7 @@ there when only one of them has something, so that neither can starve the other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -18,7 +19,7 @@ from prometheus_client import Counter, Gauge
 from mailrelay.mail.job import Job
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import HOLDS_PER_ACK_WAIT, Claim, PullLoop
-from mailrelay.queue.errors import QueueFullError, QueueUnavailableError
+from mailrelay.queue.errors import ClaimVoidError, QueueError, QueueFullError
 from mailrelay.queue.lanes import LADDER, Lane, Move, Wait, decide
 from mailrelay.queue.wire import RecordError, decode_jobs
 from mailrelay.runtime.clock import Clock
@@ -128,15 +129,14 @@ class Slots:
 
     def wake_new(self) -> None:
         """Look again whether new mail may be claimed."""
+        self._arrived.set()
         self._sources[0].pull.wake()
 
     async def give_back(self, work: Work, delay_seconds: float = 0.0) -> None:
         """Let the queue deliver a record again."""
         self._forget(work.key)
-        try:
+        with contextlib.suppress(QueueError):  # it comes back by itself after ack_wait
             await work.claim.give_back(delay_seconds)
-        except QueueUnavailableError:
-            return  # it comes back by itself after ack_wait
 
     async def stop(self) -> None:
         """Claim nothing more and give back what waits for a slot."""
@@ -157,11 +157,11 @@ class Slots:
 
     def _pick(self) -> Work | None:
         """Take the next record in turn."""
-        new = self._sources[0]
+        new = self._sources[0] if self._sources[0].ready and self._takes_new() else None
         due = self._next_due_source()
         wants_new = next(self._turns) == "new"
-        source = (new if new.ready else due) if wants_new else (due or new)
-        if source is None or not source.ready:
+        source = (new or due) if wants_new else (due or new)
+        if source is None:
             return None
         work = source.ready.popleft()
         source.pull.wake()
@@ -198,7 +198,8 @@ class Slots:
         if work.key in self._claims:
             return  # redelivered to us while we work on it: one of the two is enough
         if work.key in self._settled:
-            await claim.ack()  # the first ack was lost with the stream's leader
+            with contextlib.suppress(QueueError):
+                await claim.ack()  # the first ack was lost with the stream's leader
             return
         if self._stopping:
             await self.give_back(work)
@@ -207,7 +208,8 @@ class Slots:
             job = work.jobs[0]
             step = decide(source.lane, stored_at=claim.stored_at, due=job.due, now=self._clock())
             if isinstance(step, Wait):
-                await claim.give_back(step.seconds)
+                with contextlib.suppress(QueueError):  # it comes back by itself after ack_wait
+                    await claim.give_back(step.seconds)
                 source.pull.pause(min(step.seconds, LONGEST_LANE_PAUSE_SECONDS))
                 return
             if isinstance(step, Move):
@@ -255,7 +257,9 @@ class Slots:
             for claim in list(self._claims.values()):
                 try:
                     await claim.hold()
-                except QueueUnavailableError:
+                except ClaimVoidError:
+                    continue  # the attempt goes on: this process has the only copy left
+                except QueueError:
                     break  # the server is away; what it counted it keeps
 
     def _remember(self, work: Work) -> None:

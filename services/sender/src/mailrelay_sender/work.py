@@ -12,7 +12,6 @@ from prometheus_client import Gauge, Histogram
 
 from mailrelay.config.model import Retry
 from mailrelay.mail.disposition import Disposition
-from mailrelay.mail.job import Job
 from mailrelay.mail.retry import RetrySchedule
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.errors import QueueFullError
@@ -24,6 +23,7 @@ from mailrelay_sender.attempt import AttemptResult, attempt, capture
 from mailrelay_sender.classify import CAPTURED
 from mailrelay_sender.connection import ConnectionPool
 from mailrelay_sender.follow_up import FollowUp, follow_up
+from mailrelay_sender.quarantine import SUSPICIOUS_DELIVERIES, Quarantine
 from mailrelay_sender.route import Route, SmartHost
 from mailrelay_sender.settle import Settler
 from mailrelay_sender.slots import Key, Slots, Work
@@ -48,6 +48,11 @@ Tried = tuple[FollowUp, float]  # what remains of a job, and the seconds the att
 Parked = deque[tuple[Work, Tried | None]]  # settled as soon as the queue has room again
 
 
+def open_jobs(slots: int) -> int:
+    """Return how many jobs a sender with `slots` may have that still need room in a lane."""
+    return slots + MAX_SETTLING + MAX_PARKED
+
+
 def schedule_of(retry: Retry) -> RetrySchedule:
     """Return the retry schedule of a configuration."""
     return RetrySchedule(
@@ -68,6 +73,7 @@ class WorkParts:
     bodies: BodyStore
     route: Route
     pool: ConnectionPool | None  # none when mail is captured
+    quarantine: Quarantine
     schedule: RetrySchedule
     attempt_limit_seconds: float
     tracing: Tracing
@@ -127,7 +133,7 @@ async def _deliver(parts: WorkParts, work: Work) -> Tried | None:
         return None
     if job.resend_of and not await parts.settler.is_current_resend(job):
         return None
-    return parts.unsettled.pop(work.key, None) or await _tried(parts, job)
+    return parts.unsettled.pop(work.key, None) or await _tried(parts, work)
 
 
 async def _finish(parts: WorkParts, work: Work, tried: Tried | None) -> None:
@@ -181,12 +187,13 @@ async def _set_aside(parts: WorkParts, work: Work, error: Exception) -> None:
     await parts.slots.give_back(work, _FAULT_PAUSE_SECONDS)
 
 
-async def _tried(parts: WorkParts, job: Job) -> Tried:
+async def _tried(parts: WorkParts, work: Work) -> Tried:
     """Attempt the job; return what remains of it, and the seconds it took."""
+    job = work.jobs[0]
     span = parts.tracing.start("mailrelay attempt", job.traceparent)
     started = time.monotonic()
     with _in_flight.track_inprogress():
-        result = await _try(parts, job)
+        result = await _try(parts, work)
     duration = time.monotonic() - started
     _attempt_seconds.labels(parts.route.name).observe(duration)
     if result.fault is not None:
@@ -215,7 +222,10 @@ async def _tried(parts: WorkParts, job: Job) -> Tried:
     return rest, duration
 
 
-async def _try(parts: WorkParts, job: Job) -> AttemptResult:
+async def _try(parts: WorkParts, work: Work) -> AttemptResult:
+    job = work.jobs[0]
+    if work.claim.delivered > SUSPICIOUS_DELIVERIES:
+        return await parts.quarantine.attempt(job, _next_hop(parts.route), work.claim.delivered)
     if not isinstance(parts.route, SmartHost) or parts.pool is None:
         return capture(job, CAPTURED)
     return await attempt(

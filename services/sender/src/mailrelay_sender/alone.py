@@ -1,0 +1,93 @@
+"""One attempt in a process of its own, for a record that may kill who tries it (queue rule 13).
+
+It is given the job and its content on standard input, and nothing of the queue: no connection and
+no credential. What it comes to goes back through a pipe of its own, so that its lines go where its
+sender's go. It ends when its sender does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from mailrelay.config.load import load_config
+from mailrelay.config.model import RelayConfig
+from mailrelay.mail.disposition import Outcome
+from mailrelay.mail.job import Job
+from mailrelay.queue.bodies import BodyUnreadableError
+from mailrelay.queue.wire import decode_jobs
+from mailrelay.runtime.lifecycle import EXIT_OK, run_service
+from mailrelay_sender.attempt import AttemptResult, attempt, capture
+from mailrelay_sender.classify import CAPTURED
+from mailrelay_sender.connection import ConnectionPool, UpstreamSettings
+from mailrelay_sender.route import SmartHost, route_of
+
+RESULT_FD = "MAILRELAY_RESULT_FD"
+# Frames on standard input: one octet of kind, four of length, then that many.
+FRAME = struct.Struct(">cI")
+RECORD, PIECE, END, UNREADABLE = b"r", b"p", b"e", b"u"
+
+
+class AttemptAlone(msgspec.Struct, frozen=True):
+    """What an attempt came to; `fault` says what our own code failed with, if it did."""
+
+    outcomes: tuple[Outcome, ...]
+    fault: str = ""
+
+
+def main(environ: Mapping[str, str]) -> int:
+    """Make the attempt and return the exit code."""
+    return run_service(lambda _: _attempt(environ), environ)
+
+
+async def _attempt(environ: Mapping[str, str]) -> int:
+    file = environ.get("MAILRELAY_CONFIG")
+    config = load_config(Path(file) if file else None, environ)
+    loop = asyncio.get_running_loop()
+    given = asyncio.StreamReader(loop=loop)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(given), sys.stdin)
+    _, record = await _frame(given)
+    result = await _try(config, decode_jobs(record)[0], given)
+    fault = f"{type(result.fault).__name__}: {result.fault}" if result.fault else ""
+    answer = msgspec.msgpack.encode(AttemptAlone(tuple(result.outcomes), fault))
+    with os.fdopen(int(environ[RESULT_FD]), "wb") as pipe:
+        pipe.write(answer)
+    return EXIT_OK
+
+
+async def _try(config: RelayConfig, job: Job, given: asyncio.StreamReader) -> AttemptResult:
+    route = route_of(config)
+    if not isinstance(route, SmartHost):
+        return capture(job, CAPTURED)
+    host_name = config.host_name or socket.getfqdn()
+    pool = ConnectionPool(route, UpstreamSettings.from_config(config, host_name))
+
+    async def pieces(_: Job) -> AsyncIterator[bytes]:
+        while True:
+            kind, octets = await _frame(given)
+            if kind == UNREADABLE:
+                raise BodyUnreadableError(octets.decode())
+            if kind == END:
+                return
+            yield octets
+
+    try:
+        return await attempt(job, pool, route.next_hop, pieces, config.processing_timeout)
+    finally:
+        await pool.close_idle()
+
+
+async def _frame(given: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    kind, size = FRAME.unpack(await given.readexactly(FRAME.size))
+    return kind, await given.readexactly(size)
+
+
+if __name__ == "__main__":
+    sys.exit(main(os.environ))

@@ -1,0 +1,170 @@
+"""One attempt in a process of its own: what it delivers, and what its death makes of the job."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import cast
+
+import psutil
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from mailrelay.mail.disposition import Disposition
+from mailrelay.mail.ids import new_queue_id
+from mailrelay.mail.job import Job, Recipient
+from mailrelay.queue.bodies import BodyStore
+from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.publish import Publisher
+from mailrelay.queue.rights import Role
+from mailrelay.runtime.logging import Logger
+from mailrelay_cli.nats_server import find_nats_server
+from mailrelay_sender import quarantine
+from mailrelay_sender.quarantine import Quarantine
+from tests.support.nats import LIMITS, NatsServer
+from tests.support.relay import forwarding_to, relay_config
+from tests.support.replies import Reply
+from tests.support.scripting import Stage, Stall
+from tests.support.scripts import fail_at, per_recipient
+from tests.support.upstream import ScriptedUpstream
+from tests.support.wait import wait_until
+
+CONTENT = b"Subject: x\r\n\r\n" + (b"y" * 76 + b"\r\n") * 40_000  # some 3 MB
+
+
+@pytest.fixture
+def log() -> Logger:
+    wrapper = structlog.make_filtering_bound_logger(logging.INFO)
+    return cast(
+        "Logger", structlog.wrap_logger(None, processors=[LogCapture()], wrapper_class=wrapper)
+    )
+
+
+@pytest.fixture
+async def sender(tmp_path: Path, log: Logger) -> AsyncIterator[QueueConnection]:
+    server = NatsServer(find_nats_server(print), tmp_path / "server")
+    server.start()
+    try:
+        await server.ensure(log, LIMITS)
+        async with server.connected(Role.SENDER, log) as connection:
+            yield connection
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def make(
+    tmp_path: Path, sender: QueueConnection, log: Logger
+) -> Callable[[ScriptedUpstream], Quarantine]:
+    def quarantine_for(upstream: ScriptedUpstream) -> Quarantine:
+        file = tmp_path / "config.json"
+        file.write_text(
+            json.dumps(relay_config(processingTimeout=1, **forwarding_to(upstream.port)))
+        )
+        environ = {**os.environ, "MAILRELAY_CONFIG": str(file)}
+        return Quarantine(environ, BodyStore(sender, Publisher(sender)), 1, log)
+
+    return quarantine_for
+
+
+def job(**changes: object) -> Job:
+    fields: dict[str, object] = {
+        "submission": new_queue_id(1_700_000_000.0, 7),
+        "batch": 1,
+        "batches": 1,
+        "total_recipients": 2,
+        "accepted_at": 1_700_000_000.0,
+        "reverse_path": "a@example.org",
+        "recipients": (Recipient(0, "r0@example.com"), Recipient(1, "r1@example.com")),
+        "content": CONTENT[:1000] + b"\r\n",
+    }
+    return Job(**(fields | changes))  # type: ignore[arg-type]
+
+
+async def test_content_from_the_body_stream_is_delivered_and_each_recipient_has_its_outcome(
+    make: Callable[[ScriptedUpstream], Quarantine], sender: QueueConnection
+) -> None:
+    body = await BodyStore(sender, Publisher(sender)).store_content(job().submission, CONTENT)
+    async with ScriptedUpstream(
+        per_recipient({"r1@example.com": Reply(550, "5.1.1 nobody")})
+    ) as upstream:
+        result = await make(upstream).attempt(job(content=b"", body=body), "next:25", 11)
+        assert [outcome.disposition for outcome in result.outcomes] == [
+            Disposition.BOUNCED,
+            Disposition.SENT,
+        ]
+        assert result.fault is None
+        assert [message.content for message in upstream.received] == [CONTENT]
+
+
+async def test_a_next_hop_that_stalls_is_a_temporary_failure_and_no_death(
+    make: Callable[[ScriptedUpstream], Quarantine],
+) -> None:
+    async with ScriptedUpstream(fail_at(Stage.MAIL, Stall(None))) as upstream:
+        result = await make(upstream).attempt(job(), "next:25", 11)
+    assert {outcome.disposition for outcome in result.outcomes} == {Disposition.DEFERRED}
+
+
+async def test_a_body_that_is_gone_is_a_temporary_failure(
+    make: Callable[[ScriptedUpstream], Quarantine], sender: QueueConnection
+) -> None:
+    bodies = BodyStore(sender, Publisher(sender))
+    body = await bodies.store_content(new_queue_id(1_700_000_000.0, 8), CONTENT)
+    async with ScriptedUpstream(per_recipient({})) as upstream:
+        result = await make(upstream).attempt(job(content=b"", body=body), "next:25", 11)
+        assert {outcome.disposition for outcome in result.outcomes} == {Disposition.DEFERRED}
+        assert "content cannot be read" in result.outcomes[0].reply.text
+        assert upstream.received == []
+
+
+async def test_a_process_that_dies_three_times_ends_the_job_with_the_evidence(
+    make: Callable[[ScriptedUpstream], Quarantine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "_MODULE", "tests.sender.no_such_module")
+    async with ScriptedUpstream(per_recipient({})) as upstream:
+        result = await make(upstream).attempt(job(), "next:25", 11)
+    assert {outcome.disposition for outcome in result.outcomes} == {Disposition.EXPIRED}
+    assert "died 3 times, last: ended with 1" in str(result.outcomes[0].reply)
+
+
+async def test_the_process_has_nothing_of_the_queue_and_ends_with_its_sender(
+    make: Callable[[ScriptedUpstream], Quarantine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAILRELAY_NATS_SEED_FILE", "seed")
+    monkeypatch.setenv("MAILRELAY_NATS_URL", "nats://nowhere")
+    async with ScriptedUpstream(fail_at(Stage.MAIL, Stall(None))) as upstream:
+        trying = asyncio.create_task(make(upstream).attempt(job(), "next:25", 11))
+
+        def ours() -> list[psutil.Process]:
+            return [
+                child
+                for child in psutil.Process().children()
+                if "mailrelay_sender.alone" in child.cmdline()
+            ]
+
+        await wait_until(lambda: bool(ours()), 10, "it was started")
+        process = ours()[0]
+        assert not [key for key in process.environ() if key.startswith("MAILRELAY_NATS")]
+        trying.cancel()
+        await asyncio.gather(trying, return_exceptions=True)
+        await wait_until(lambda: not process.is_running(), 5, "it has ended")
+
+
+async def test_a_process_that_hangs_is_ended_and_counts_as_dead(
+    make: Callable[[ScriptedUpstream], Quarantine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "_START_AND_END_SECONDS", 1.0)
+    monkeypatch.setattr(quarantine, "DEATHS", 1)
+    async with ScriptedUpstream(fail_at(Stage.MAIL, Stall(None))) as upstream:
+        trying = asyncio.create_task(make(upstream).attempt(job(), "next:25", 11))
+        await upstream.wait_until(lambda: upstream.connections > 0, 10, "it has connected")
+        for child in psutil.Process().children():
+            if "mailrelay_sender.alone" in child.cmdline():
+                child.suspend()
+        result = await trying
+    assert "did not end within 2 s" in str(result.outcomes[0].reply)
