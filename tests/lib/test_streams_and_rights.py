@@ -112,6 +112,10 @@ FORBIDDEN = [
     (Role.SENDER, "mailrelay.event.ingress"),
     (Role.SENDER, "mailrelay.event.monitor"),
     (Role.SENDER, "mailrelay.checkpoint"),
+    (Role.INGRESS, "mailrelay.state.sender"),
+    (Role.SENDER, "mailrelay.state.ingress"),
+    (Role.MONITOR, "mailrelay.state.sender"),
+    (Role.ADMIN, "mailrelay.state.sender"),
     (Role.MONITOR, "mailrelay.lane.5s.-"),
     (Role.MONITOR, f"mailrelay.failed.{ID}.0"),
     (Role.MONITOR, "mailrelay.event.sender"),
@@ -173,6 +177,8 @@ async def test_nobody_hears_anothers_replies_or_the_streams_subjects(
 
     async with server.connected(role, log) as connection:
         subjects = [*others, "mailrelay.in.>", "mailrelay.>", ">", "_INBOX.>"]
+        if role is not Role.MONITOR:
+            subjects.append("mailrelay.state.*")
         for subject in subjects:
             await connection.subscribe(subject, hear)
 

@@ -225,6 +225,7 @@ class _Relay:
             lambda: load_config(_absolute(options.config_file), os.environ, options.overrides),
             file=_absolute(options.config_file),
             log=logger_into(log_file),
+            quiet=True,
         )
         self._live.uses(self._use, "processingTimeout", "forwardSMTP", "forwardHost", "forwardPort")
         self._folder = prepared.folder

@@ -40,7 +40,7 @@ class ServiceSettings:
         """Return the configuration in force, which follows the file."""
         return LiveConfig(
             self.config,
-            lambda: _load(self.environ),
+            lambda: service_config(self.environ),
             file=self.config_file,
             log=log,
             tells_restarts=tells_restarts,
@@ -50,7 +50,7 @@ class ServiceSettings:
 def service_settings(role: str, environ: Mapping[str, str]) -> ServiceSettings:
     """Read a service's settings. Raises ConfigError."""
     file = environ.get("MAILRELAY_CONFIG")
-    config = _load(environ)
+    config = service_config(environ)
     url = environ.get("MAILRELAY_NATS_URL")
     if not url:
         raise ConfigError(["MAILRELAY_NATS_URL must say where NATS is"])
@@ -70,7 +70,8 @@ def service_settings(role: str, environ: Mapping[str, str]) -> ServiceSettings:
     )
 
 
-def _load(environ: Mapping[str, str]) -> RelayConfig:
+def service_config(environ: Mapping[str, str]) -> RelayConfig:
+    """Read the relay's configuration as a service is told it. Raises ConfigError."""
     file = environ.get("MAILRELAY_CONFIG")
     try:
         overrides = msgspec.json.decode(environ.get(OVERRIDES, "[]"), type=list[str])

@@ -9,6 +9,7 @@ says why. What can only change by a restart is named and left as it was.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -53,15 +54,21 @@ class LiveConfig:
         file: Path | None,
         log: Logger,
         tells_restarts: bool = False,
+        quiet: bool = False,
     ) -> None:
-        """`read` loads anew; `tells_restarts` for one process of a relay, not for each."""
+        """`read` loads anew; `tells_restarts` for one process of a relay, not for each.
+
+        `quiet` for a supervisor: its services follow the same file, and say so themselves.
+        """
         self.config = config
         self._read = read
         self._file = file
         self._log = log
         self._tells_restarts = tells_restarts
+        self._quiet = quiet
         self._parts: list[_Part] = []
         self._fault = ""
+        self.fault_since = 0.0  # seconds since the epoch; of the fault that there is
         self._file_faults: dict[_Part, str] = {}
         self._waiting: dict[str, object] = {}  # by key: values that a restart would bring
         self._on_fault: list[Callable[[], None]] = []
@@ -137,7 +144,7 @@ class LiveConfig:
             self._file_faults.pop(part, None)
         self._tell_fault(before)
         for option in live:
-            if any(part.follows(option) for part in self._parts):
+            if not self._quiet and any(part.follows(option) for part in self._parts):
                 self._log.info("config.changed", **_change(option, old, new))
         self._tell_restarts([option for option in changed if not option.is_reloadable], found)
 
@@ -167,7 +174,11 @@ class LiveConfig:
     def _tell_fault(self, before: str) -> None:
         if self.fault == before:
             return
-        if self.fault:
+        if not before:
+            self.fault_since = time.time()
+        if self._quiet:
+            pass
+        elif self.fault:
             self._log.error(
                 "config.refused", reason=self.fault, meaning="the old values stay in force"
             )

@@ -219,7 +219,7 @@ def _fault(details: Mapping[str, Any], where: str, sources: Mapping[str, str]) -
     if details["type"] == "extra_forbidden":
         return f"{sources.get(key, where)}: unknown key {key}{_hint(key)}"
     found = next((option for option in options() if option.path == path), None)
-    if found is not None:
+    if found is not None and details["type"] != "value_error":  # that has words of its own
         return f"{sources.get(key, where)}: {_words(found, details['input'])}"
     words = str(details["msg"]).removeprefix("Value error, ")
     prefix = f"{key}: " if key else ""

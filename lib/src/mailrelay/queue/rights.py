@@ -37,12 +37,18 @@ def rights_of(role: Role, names: Names) -> Rights:
         Role.SENDER: _sender(names),
         Role.MONITOR: _monitor(names),
     }[role]
-    return Rights(publish, (f"{names.inbox_prefix(role.value)}.>",))
+    heard = (names.state_subject("*"),) if role is Role.MONITOR else ()
+    return Rights(publish, (f"{names.inbox_prefix(role.value)}.>", *heard))
 
 
 def _ingress(names: Names) -> tuple[str, ...]:
     prefix = names.prefix
-    return (f"{prefix}.in.>", f"{prefix}.body.>", f"{prefix}.event.ingress")
+    return (
+        f"{prefix}.in.>",
+        f"{prefix}.body.>",
+        f"{prefix}.event.ingress",
+        names.state_subject("ingress"),
+    )
 
 
 def _sender(names: Names) -> tuple[str, ...]:
@@ -52,6 +58,7 @@ def _sender(names: Names) -> tuple[str, ...]:
     return (
         *(f"{prefix}.{stem}.>" for stem in ("lane", "failed", "capture", "body")),
         f"{prefix}.event.sender",
+        names.state_subject("sender"),
         *(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}" for stream, consumer in claims),
         *(f"$JS.API.CONSUMER.INFO.{stream}.{consumer}" for stream, consumer in claims),
         *(f"$JS.ACK.{stream}.{consumer}.>" for stream, consumer in claims),

@@ -7,6 +7,7 @@ and both are always made, so that neither name nor password can be found by timi
 from __future__ import annotations
 
 import hmac
+from typing import ClassVar
 
 from mailrelay.config.model import RelayConfig
 
@@ -14,7 +15,13 @@ from mailrelay.config.model import RelayConfig
 class Authenticator:
     """Checks name and password."""
 
+    FOLLOWS: ClassVar = ("defaultUsername", "defaultPassword")
+
     def __init__(self, config: RelayConfig) -> None:
+        self.use(config)
+
+    def use(self, config: RelayConfig) -> None:
+        """Take a configuration's user."""
         self._username = config.default_username.encode()
         self._password = config.default_password.get_secret_value().encode()
 

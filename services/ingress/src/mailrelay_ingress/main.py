@@ -9,12 +9,15 @@ import ssl
 import sys
 from collections.abc import Mapping
 
+from mailrelay.config.live import LiveConfig
 from mailrelay.config.load import ConfigError
-from mailrelay.config.model import RelayConfig
+from mailrelay.config.tls import listener_context
 from mailrelay.queue.connection import open_connection
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.events import EventWriter, events_dropped
 from mailrelay.queue.publish import Publisher
+from mailrelay.queue.state import Kind, StateTeller
+from mailrelay.runtime.clock import system_clock
 from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Life, run_service
 from mailrelay.runtime.logging import Logger, configure_logging
 from mailrelay.runtime.probe import start_probe
@@ -34,7 +37,7 @@ def main(environ: Mapping[str, str]) -> int:
     """Run the process and return its exit code."""
     try:
         settings = service_settings("ingress", environ)
-        tls_context = _tls_context(settings.config)
+        tls_context = listener_context(settings.config)
     except ConfigError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)  # noqa: T201 — before there is a log
@@ -58,23 +61,25 @@ async def _serve(
         return EXIT_FAILED
     tracing = tracing_from_environ("ingress", environ)
     events = EventWriter(connection, Publisher(connection), events_dropped.inc)
-    listener = Listener(
-        ListenerParts(
-            policy=Policy(config),
-            authenticator=Authenticator(config),
-            enqueuer=Enqueuer(connection, events, tracing, log, config.batch_size),
-            budget=MemoryBudget(),
-            log=log,
-            host_name=config.host_name or socket.getfqdn(),
-            max_message_bytes=config.max_message_bytes,
-            tls_context=tls_context,
-        )
+    parts = ListenerParts(
+        policy=Policy(config),
+        authenticator=Authenticator(config),
+        enqueuer=Enqueuer(connection, events, tracing, log, config.batch_size),
+        budget=MemoryBudget(),
+        log=log,
+        host_name=config.host_name or socket.getfqdn(),
+        max_message_bytes=config.max_message_bytes,
+        tls_context=tls_context,
     )
+    listener = Listener(parts)
+    state = StateTeller(connection, system_clock)
+    live = _follow(settings.live_config(log), parts, state)
+    life.on_reload(live.reload)
     await listener.start(_sockets(settings))
     probe = start_probe(
         settings.probe_address, lambda: "" if connection.is_connected else "queue unreachable"
     )
-    background = [asyncio.create_task(events.run())]
+    background = [asyncio.create_task(part) for part in (events.run(), state.run(), live.run())]
     if probe is not None:
         background.append(asyncio.create_task(probe.beat()))
     life.tell_ready()
@@ -104,15 +109,10 @@ def _sockets(settings: ServiceSettings) -> list[socket.socket]:
     return [socket.create_server(address[:2], family=family) for family, _, _, _, address in found]
 
 
-def _tls_context(config: RelayConfig) -> ssl.SSLContext | None:
-    """Load the listener's certificate. Raises ConfigError."""
-    if config.tls.cert_file is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(config.tls.cert_file, config.tls.key_file)
-    except (OSError, ssl.SSLError) as error:
-        message = f"tls.certFile {config.tls.cert_file} and its key cannot be used: {error}"
-        raise ConfigError([message]) from error
-    return context
+def _follow(live: LiveConfig, parts: ListenerParts, state: StateTeller) -> LiveConfig:
+    """Say what of a changed configuration is taken over here without a restart."""
+    live.uses(parts.policy.use, *Policy.FOLLOWS)
+    live.uses(parts.authenticator.use, *Authenticator.FOLLOWS)
+    live.uses(parts.enqueuer.use, "batchSize")
+    live.on_fault_change(lambda: state.tell(Kind.CONFIGURATION, live.fault))
+    return live

@@ -7,10 +7,11 @@ import random
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from prometheus_client import Gauge, Histogram
 
-from mailrelay.config.model import Retry
+from mailrelay.config.model import RelayConfig, Retry
 from mailrelay.mail.disposition import Disposition
 from mailrelay.mail.retry import RetrySchedule
 from mailrelay.queue.bodies import BodyStore
@@ -21,12 +22,12 @@ from mailrelay.runtime.tasks import BoundedTasks
 from mailrelay.runtime.tracing import Tracing
 from mailrelay_sender.attempt import AttemptResult, attempt, capture
 from mailrelay_sender.classify import CAPTURED
-from mailrelay_sender.connection import ConnectionPool
 from mailrelay_sender.follow_up import FollowUp, follow_up
 from mailrelay_sender.quarantine import SUSPICIOUS_DELIVERIES, Quarantine
 from mailrelay_sender.route import Route, SmartHost
 from mailrelay_sender.settle import Settler
 from mailrelay_sender.slots import Key, Slots, Work
+from mailrelay_sender.upstream import Upstream
 
 _in_flight = Gauge("mailrelay_deliveries_in_flight", "Attempts under way.")
 _attempt_seconds = Histogram(
@@ -64,6 +65,26 @@ def schedule_of(retry: Retry) -> RetrySchedule:
     )
 
 
+@dataclass(slots=True)
+class Patience:
+    """How long an attempt may take and when the next one is; follows the configuration."""
+
+    schedule: RetrySchedule
+    attempt_limit_seconds: float
+
+    FOLLOWS: ClassVar = ("retry", "processingTimeout")
+
+    @classmethod
+    def of(cls, config: RelayConfig) -> Patience:
+        """Return what a configuration says."""
+        return cls(schedule_of(config.retry), config.processing_timeout)
+
+    def use(self, config: RelayConfig) -> None:
+        """Take new values: they hold for what begins or is deferred from now on."""
+        self.schedule = schedule_of(config.retry)
+        self.attempt_limit_seconds = config.processing_timeout
+
+
 @dataclass(frozen=True, slots=True)
 class WorkParts:
     """What all slots share."""
@@ -71,11 +92,9 @@ class WorkParts:
     slots: Slots
     settler: Settler
     bodies: BodyStore
-    route: Route
-    pool: ConnectionPool | None  # none when mail is captured
+    upstream: Upstream
     quarantine: Quarantine
-    schedule: RetrySchedule
-    attempt_limit_seconds: float
+    patience: Patience
     tracing: Tracing
     log: Logger
     clock: Clock
@@ -83,6 +102,11 @@ class WorkParts:
     unsettled: dict[Key, Tried] = field(default_factory=dict)
     resending: set[tuple[str, int] | None] = field(default_factory=set)
     settling: BoundedTasks = field(default_factory=lambda: BoundedTasks(MAX_SETTLING))
+
+    @property
+    def route(self) -> Route:
+        """Where mail goes now."""
+        return self.upstream.route
 
 
 async def work_slot(parts: WorkParts) -> None:
@@ -201,7 +225,7 @@ async def _tried(parts: WorkParts, work: Work) -> Tried:
     rest = follow_up(
         job,
         result.outcomes,
-        parts.schedule,
+        parts.patience.schedule,
         now=parts.clock(),
         chance=random.random(),  # noqa: S311 — spreads retries, guards nothing
         fault=result.fault is not None,
@@ -224,13 +248,13 @@ async def _tried(parts: WorkParts, work: Work) -> Tried:
 
 async def _try(parts: WorkParts, work: Work) -> AttemptResult:
     job = work.jobs[0]
+    route, pool = parts.upstream.route, parts.upstream.pool  # the same to the attempt's end
     if work.claim.delivered > SUSPICIOUS_DELIVERIES:
-        return await parts.quarantine.attempt(job, _next_hop(parts.route), work.claim.delivered)
-    if not isinstance(parts.route, SmartHost) or parts.pool is None:
+        return await parts.quarantine.attempt(job, _next_hop(route), work.claim.delivered)
+    if not isinstance(route, SmartHost) or pool is None:
         return capture(job, CAPTURED)
-    return await attempt(
-        job, parts.pool, parts.route.next_hop, parts.bodies.pieces, parts.attempt_limit_seconds
-    )
+    limit_seconds = parts.patience.attempt_limit_seconds
+    return await attempt(job, pool, route.next_hop, parts.bodies.pieces, limit_seconds)
 
 
 def _next_hop(route: Route) -> str:
