@@ -154,7 +154,7 @@ def asked(**request: str) -> str:
 
 @pytest.mark.parametrize("client", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
 @pytest.mark.parametrize(
-    "host", ["localhost", "LOCALHOST:1", "127.0.0.1:8025", "[::1]:8025", "[::1]"]
+    "host", ["localhost", "LOCALHOST:1", "127.0.0.1:8025", "127.0.0.2", "[::1]:8025", "[::1]"]
 )
 def test_this_machine_is_answered_under_its_own_names(client: str, host: str) -> None:
     assert asked(client=client, host=host) == ""

@@ -10,7 +10,7 @@
 6. `health` judges it; `ready` tells whether mail can be taken.
 7. `bodies` deletes large content that nothing names any more.
 8. `retry` sends failed mail again.
-9. `http` answers: `access` lets only this machine in, `page` is the page for people, `exposition`
+9. `http` answers: `access` says who may ask what, `page` is the page for people, `exposition`
    the numbers for Prometheus, `serve` the listening sockets.
 10. `main` puts the process together.
 """

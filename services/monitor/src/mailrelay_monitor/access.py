@@ -29,7 +29,6 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz", "/health", "/metrics"})
 _FORBIDDEN = 403
 _UNAUTHORIZED = 401
 
-_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _ALWAYS = (
     (b"cache-control", b"no-store"),
@@ -124,7 +123,7 @@ def refusal(scope: Scope, guests: Guests) -> Refusal | None:
 def _local_refusal(method: str, headers: Headers) -> str:
     hosts = headers.getlist("host")
     if len(hosts) != 1 or not _is_local_url(f"//{hosts[0]}"):
-        return "the Host header must be localhost, 127.0.0.1 or [::1]"
+        return "the Host header must be localhost or a loopback address"
     origin = headers.get("origin")
     if method not in _READING and origin is not None and not _is_local_url(origin):
         return "requests from another site's page are not taken"
@@ -147,4 +146,8 @@ def _is_local_url(text: str) -> bool:
     except ValueError:
         return False
     plain = not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
-    return plain and parts.hostname in _LOCAL_NAMES
+    if not plain or parts.hostname is None:
+        return False
+    # An address cannot be pointed elsewhere, as a stranger's name can.
+    address = _address(parts.hostname)
+    return address.is_loopback if address is not None else parts.hostname == "localhost"
