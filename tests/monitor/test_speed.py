@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,9 +39,9 @@ async def process(server: NatsServer, connect: Connect, tmp_path: Path) -> Async
 
 @pytest.mark.timeout(240)
 async def test_health_and_metrics_are_told_within_50_ms_with_100000_messages_queued(
-    process: Process, connect: Connect, record_property: Callable[[str, object], None]
+    process: Process, connect: Connect
 ) -> None:
-    """Records median, 95th percentile and worst of each path; --junitxml shows them."""
+    """Tells median, 95th percentile and worst of each path (pytest -s)."""
     publisher = Publisher(await connect(Role.INGRESS))
     for _ in range(QUEUED // MAX_BATCH):
         ids = [queue_id() for _ in range(MAX_BATCH)]
@@ -68,6 +69,6 @@ async def test_health_and_metrics_are_told_within_50_ms_with_100000_messages_que
             slow = statistics.quantiles(seconds, n=20)[-1]
             figures = (statistics.median(seconds), slow, max(seconds))
             told = " / ".join(f"{each * 1000:.1f}" for each in figures)
-            record_property(f"{path} {headers.get('Accept', 'JSON')}", f"{told} ms")
+            sys.stdout.write(f"{path} {headers.get('Accept', 'JSON')}: {told} ms\n")
             # The machine may be busy with other tests: a single slow answer is not the relay's.
             assert slow < LIMIT_SECONDS, path

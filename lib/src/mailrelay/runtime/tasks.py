@@ -25,6 +25,11 @@ class BoundedTasks:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether whoever starts another one would wait."""
+        return self._room.locked()
+
     async def cancel(self) -> None:
         """End all that run, and wait until they have ended."""
         for task in self._tasks:

@@ -6,7 +6,7 @@
 3. `connection` keeps SMTP connections to next hops (aiosmtplib); `upstream` goes over to another
    one when the configuration changes, and tells when none can be had.
 4. `attempt` tries one job at one next hop; `quarantine` has it done by `alone`, in a process of its
-   own, when the job may have killed a sender.
+   own, when the job may have killed a sender (`suspicion`).
 5. `classify` says what a reply means for a recipient. Pure.
 6. `follow_up` decides what remains of a job after an attempt. Pure.
 7. `settle` stores what remains, tells what happened, and only then acks.

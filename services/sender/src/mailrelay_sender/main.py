@@ -135,6 +135,7 @@ async def _deliver(
         await events.wait_written(_EVENTS_SECONDS)
     for task in (stopped, gone, *background, *workers):
         task.cancel()
+    await parts.suspects.cancel()
     await parts.settling.cancel()
     await asyncio.gather(*background, *workers, return_exceptions=True)
     await upstream.close()

@@ -24,6 +24,7 @@ from mailrelay.queue.lanes import LADDER, Lane, Move, Wait, decide
 from mailrelay.queue.wire import RecordError, decode_jobs
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
+from mailrelay_sender.suspicion import Key, Suspicion
 
 MAX_PREFETCH = 16
 # A lane is looked at again this often even when its head is far off: a record that another
@@ -37,8 +38,6 @@ _PATTERN = ("new", "new", "new", "due")
 
 _held = Gauge("mailrelay_claims", "Records claimed: waiting for a slot, or in one.")
 _unreadable = Counter("mailrelay_unreadable_records_total", "Records this version cannot read.")
-
-Key = tuple[str, int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +92,7 @@ class Slots:
         self._turns = itertools.cycle(_PATTERN)
         self._moves: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._suspicion = Suspicion()
         names = connection.names
         room = min(slots, MAX_PREFETCH)
         self._sources = [_Source("new", None, room)]
@@ -135,8 +135,13 @@ class Slots:
     async def give_back(self, work: Work, delay_seconds: float = 0.0) -> None:
         """Let the queue deliver a record again."""
         self._forget(work.key)
+        self._suspicion.given_back(work.key)
         with contextlib.suppress(QueueError):  # it comes back by itself after ack_wait
             await work.claim.give_back(delay_seconds)
+
+    def is_suspicious(self, work: Work) -> bool:
+        """Tell whether a record is to be tried alone (queue rule 13)."""
+        return self._suspicion.falls_on(work.key, work.claim.delivered)
 
     async def stop(self) -> None:
         """Claim nothing more and give back what waits for a slot."""
@@ -208,8 +213,7 @@ class Slots:
             job = work.jobs[0]
             step = decide(source.lane, stored_at=claim.stored_at, due=job.due, now=self._clock())
             if isinstance(step, Wait):
-                with contextlib.suppress(QueueError):  # it comes back by itself after ack_wait
-                    await claim.give_back(step.seconds)
+                await self.give_back(work, step.seconds)
                 source.pull.pause(min(step.seconds, LONGEST_LANE_PAUSE_SECONDS))
                 return
             if isinstance(step, Move):

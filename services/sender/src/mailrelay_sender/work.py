@@ -23,10 +23,11 @@ from mailrelay.runtime.tracing import Tracing
 from mailrelay_sender.attempt import AttemptResult, attempt, capture
 from mailrelay_sender.classify import CAPTURED
 from mailrelay_sender.follow_up import FollowUp, follow_up
-from mailrelay_sender.quarantine import SUSPICIOUS_DELIVERIES, Quarantine
+from mailrelay_sender.quarantine import Quarantine
 from mailrelay_sender.route import Route, SmartHost
 from mailrelay_sender.settle import Settler
-from mailrelay_sender.slots import Key, Slots, Work
+from mailrelay_sender.slots import Slots, Work
+from mailrelay_sender.suspicion import Key
 from mailrelay_sender.upstream import Upstream
 
 _in_flight = Gauge("mailrelay_deliveries_in_flight", "Attempts under way.")
@@ -40,6 +41,8 @@ _FAULT_PAUSE_SECONDS = 5.0
 MAX_UNSETTLED = 1000
 # Enough to keep the queue's group commits full; after a crash these jobs are repeated at most.
 MAX_SETTLING = 32
+MAX_SUSPECTS = 16  # waiting to be tried alone; the others come again later
+_SUSPECT_PAUSE_SECONDS = 30.0
 
 MAX_PARKED = 32  # then no new mail is claimed: each may hold a megabyte
 _PARKED_SECONDS = 1.0
@@ -51,7 +54,7 @@ Parked = deque[tuple[Work, Tried | None]]  # settled as soon as the queue has ro
 
 def open_jobs(slots: int) -> int:
     """Return how many jobs a sender with `slots` may have that still need room in a lane."""
-    return slots + MAX_SETTLING + MAX_PARKED
+    return slots + MAX_SETTLING + MAX_SUSPECTS + MAX_PARKED
 
 
 def schedule_of(retry: Retry) -> RetrySchedule:
@@ -102,6 +105,7 @@ class WorkParts:
     unsettled: dict[Key, Tried] = field(default_factory=dict)
     resending: set[tuple[str, int] | None] = field(default_factory=set)
     settling: BoundedTasks = field(default_factory=lambda: BoundedTasks(MAX_SETTLING))
+    suspects: BoundedTasks = field(default_factory=lambda: BoundedTasks(MAX_SUSPECTS))
 
     @property
     def route(self) -> Route:
@@ -124,11 +128,23 @@ async def work_slot(parts: WorkParts) -> None:
             continue
         if resend is not None:
             parts.resending.add(resend)
-        try:
-            tried = await _deliver(parts, work)
-        except Exception as error:  # noqa: BLE001 — a bug must not end the slot
-            await _set_aside(parts, work, error)
-            continue
+        if not parts.slots.is_suspicious(work):
+            await _through(parts, work)
+        elif parts.suspects.is_full:
+            parts.resending.discard(resend)
+            await parts.slots.give_back(work, _SUSPECT_PAUSE_SECONDS)
+        else:
+            # It waits its turn to be tried alone without keeping a slot from other mail.
+            await parts.suspects.start(_through(parts, work))
+
+
+async def _through(parts: WorkParts, work: Work) -> None:
+    """Attempt a record's job and have it settled."""
+    try:
+        tried = await _deliver(parts, work)
+    except Exception as error:  # noqa: BLE001 — a bug must not end the slot
+        await _set_aside(parts, work, error)
+    else:
         await parts.settling.start(_finish(parts, work, tried))
 
 
@@ -249,7 +265,7 @@ async def _tried(parts: WorkParts, work: Work) -> Tried:
 async def _try(parts: WorkParts, work: Work) -> AttemptResult:
     job = work.jobs[0]
     route, pool = parts.upstream.route, parts.upstream.pool  # the same to the attempt's end
-    if work.claim.delivered > SUSPICIOUS_DELIVERIES:
+    if parts.slots.is_suspicious(work):
         return await parts.quarantine.attempt(job, _next_hop(route), work.claim.delivered)
     if not isinstance(route, SmartHost) or pool is None:
         return capture(job, CAPTURED)
