@@ -40,6 +40,14 @@ test-peers: nats-server ## Run the tests against other mail servers (needs Postf
 chaos: nats-server ## Kill processes while mail flows, and count
 	$(BIN)/pytest tests -m chaos $(ARGS)
 
+.PHONY: bench
+bench: nats-server ## Measure what rate limits cost ingress
+	$(BIN)/python -m tests.bench.rate_limits $(ARGS)
+
+.PHONY: model
+model: $(STAMP) ## Explore the model of the queue's protocol
+	$(BIN)/python -m tests.model $(ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## Check style, types and who imports whom
 	$(BIN)/ruff check

@@ -223,7 +223,9 @@ async def served_here(
 
     from mailrelay.config.model import RelayConfig  # noqa: PLC0415
     from mailrelay_ingress.authentication import Authenticator  # noqa: PLC0415
+    from mailrelay_ingress.leases import LeaseBook  # noqa: PLC0415
     from mailrelay_ingress.memory import MemoryBudget  # noqa: PLC0415
+    from mailrelay_ingress.rate_limits import RateLimiter  # noqa: PLC0415
     from tests.ingress.conftest import silent_log  # noqa: PLC0415
 
     config = RelayConfig.model_validate(
@@ -236,6 +238,10 @@ async def served_here(
     parts = listener.ListenerParts(
         policy=Policy(config),
         authenticator=Authenticator(config),
+        # Nothing is limited, so nobody asks for tokens.
+        rate_limiter=RateLimiter(
+            config.rate_limits, cast("LeaseBook", None), time.time, silent_log()
+        ),
         enqueuer=cast("Enqueuer", enqueuer),  # without one no message may get so far
         budget=MemoryBudget(),
         log=silent_log(),

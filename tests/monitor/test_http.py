@@ -11,13 +11,10 @@ import pytest
 
 from mailrelay.config.model import RelayConfig, Security
 from mailrelay.mail.event import Accepted, Attempted
-from mailrelay.mail.job import Body
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.events import BatchReader
-from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
-from mailrelay.queue.wire import decode_jobs, encode_events
+from mailrelay.queue.wire import encode_events
 from mailrelay.runtime.logging import Logger
 from mailrelay.service import ServiceSettings
 from mailrelay_monitor.http import make_app
@@ -29,8 +26,6 @@ from tests.monitor.story import (
     SENT,
     accepted,
     attempted,
-    failed,
-    job,
     queue_id,
     summary,
 )
@@ -313,51 +308,3 @@ async def test_strangers_get_403_as_json(monitor: _Monitor) -> None:
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
 async def test_no_api_pages_are_served(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.get(path)).status_code == 404
-
-
-# --- Retry ---------------------------------------------------------------------------------------
-
-
-async def test_retry_resends_every_failed_record_once(
-    client: httpx.AsyncClient, connect: Connect
-) -> None:
-    sender = await connect(Role.SENDER)
-    publisher = Publisher(sender)
-    store = FailedStore(sender, publisher)
-    inline, large, done = queue_id(), queue_id(), queue_id()
-    await store.store(failed(job(inline)), "a")
-    await store.store(failed(job(large, body=Body(1, 70_000, "0" * 64))), "b")
-    await store.store(failed(job(done)), "c")
-    await store.store_done(job(done), "d")
-    await publisher.store(Record(sender.names.failed_subject(queue_id(), 0), b"\x63?", ""))
-
-    answer = await client.post("/admin/retry-failed")
-    assert answer.status_code == 200
-    assert answer.json() == {"resent": 2, "already_resending": 0, "unreadable": 1}
-    again = await client.post("/admin/retry-failed")
-    assert again.json() == {"resent": 0, "already_resending": 2, "unreadable": 1}
-
-    monitor = await connect(Role.MONITOR)
-    found = await BatchReader(monitor, monitor.names.lane_stream, "mailrelay.lane.>").read(1)
-    assert [message.subject for message in found] == [
-        "mailrelay.lane.now.-",
-        f"mailrelay.lane.now.{large}",
-    ]
-    (resend,) = decode_jobs(found[0].payload)
-    original = job(inline)
-    assert (resend.submission, resend.recipients) == (inline, original.recipients)
-    assert (resend.attempt, resend.faults, resend.hop, resend.due) == (1, 0, 0, 0.0)
-    assert (resend.accepted_at, resend.content) == (original.accepted_at, original.content)
-    assert resend.resend_of == 1
-    assert decode_jobs(found[1].payload)[0].resend_of == 2
-
-
-async def test_retry_that_cannot_reach_the_queue_says_so(
-    client: httpx.AsyncClient, server: NatsServer, monitor: _Monitor
-) -> None:
-    server.kill()
-    await wait_until(lambda: not monitor._connection.is_connected, 10, "disconnected")
-    answer = await client.post("/admin/retry-failed")
-    assert answer.status_code == 503
-    assert answer.json()["resent"] == 0
-    assert answer.json()["error"].startswith("broken off: ")

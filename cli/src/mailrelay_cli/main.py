@@ -25,6 +25,8 @@ from mailrelay_cli.checked_config import checked_config, checked_relay
 from mailrelay_cli.config_command import explained, schema, table
 from mailrelay_cli.console import complain, say
 from mailrelay_cli.errors import BadInputError
+from mailrelay_cli.limits import LimitsOptions, show_limits
+from mailrelay_cli.mail_commands import captured_app, failed_app
 from mailrelay_cli.nats_config import MINIMUM_STORE_BYTES
 from mailrelay_cli.queue_step import ensure_queue, queue_limits
 from mailrelay_cli.run import RunOptions, not_yet, run_relay
@@ -44,6 +46,8 @@ app.add_typer(queue_app, name="queue")
 app.add_typer(config_app, name="config")
 upstream_app = typer.Typer(help="The server that mail goes on to.")
 app.add_typer(upstream_app, name="upstream")
+app.add_typer(failed_app, name="failed")
+app.add_typer(captured_app, name="captured")
 
 _ENSURE_SECONDS = 60.0  # a cluster may still be electing its leaders
 
@@ -99,6 +103,18 @@ def send_command(
 ) -> int:
     """Hand a test message to the running relay and tell what became of it."""
     return send(SendOptions(to or [], sender, subject, config, data_dir, timeout))
+
+
+@app.command("limits")
+def limits_command(
+    sender: Annotated[
+        str | None, typer.Option(help="Only this sender; <> for the null reverse path.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, max=1000, help="Senders' counters shown.")] = 100,
+    data_dir: DataDirOption = Path("data"),
+) -> int:
+    """Tell how far the running relay's rate limits are used up."""
+    return show_limits(LimitsOptions(sender, rows, data_dir))
 
 
 @queue_app.command("ensure")

@@ -76,12 +76,7 @@ _SERVICES = ("sender", "monitor", "ingress")
 
 # Options that are taken and do nothing yet: what to say, and when. Shrinks as they are built.
 NOT_YET: dict[str, Callable[[RelayConfig], bool]] = {
-    "rateLimits.enabled: true": lambda config: config.rate_limits.enabled,
     "security.logAllEmails: true": lambda config: config.security.log_all_emails,
-    "batchDelay (pause between the jobs of one message)": lambda config: (
-        "batch_delay" in config.model_fields_set and config.batch_delay > 0
-    ),
-    "continueOnError: false": lambda config: not config.continue_on_error,
 }
 
 

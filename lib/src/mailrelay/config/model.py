@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, mod
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
+from mailrelay.mail.limit import Scope, Window
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 
@@ -78,6 +80,16 @@ class RateLimits(_Section):
         description="Messages a day in all.",
         json_schema_extra=LIVE,
     )
+
+    def most(self, scope: Scope, window: Window) -> int:
+        """Return how many messages one limit allows, whether limits hold or not."""
+        by_limit = {
+            (Scope.SENDER, Window.HOUR): self.max_per_hour,
+            (Scope.SENDER, Window.DAY): self.max_per_day,
+            (Scope.GLOBAL, Window.HOUR): self.global_max_per_hour,
+            (Scope.GLOBAL, Window.DAY): self.global_max_per_day,
+        }
+        return by_limit[scope, window]
 
 
 class Security(_Section):
@@ -151,6 +163,36 @@ class Capture(_Section):
         default="refuse",
         description="At the limit: keep what comes in the queue, which then answers 452 when it is "
         "full too; or let the oldest go.",
+    )
+
+
+class Failed(_Section):
+    """The failed store: mail that could not be delivered. Past a limit the oldest goes first."""
+
+    resend_interval_seconds: float = Field(
+        default=3600,
+        ge=0,
+        le=30 * 24 * 3600,
+        description="How often each recipient that expired is tried once more; 0: by hand only.",
+    )
+    resend_bounced: bool = Field(
+        default=False,
+        description="Whether that holds for recipients that were refused for good, too.",
+    )
+    max_records: int = Field(
+        default=100_000, ge=1, le=10_000_000, description="Recipients kept in the failed store."
+    )
+    max_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="What they may use in the queue; 0, or more than there is: 90 % of the failed "
+        "store's share of it.",
+    )
+    max_age_seconds: float = Field(
+        default=90 * 24 * 3600,
+        ge=0,
+        description="A failed recipient is kept this long after its message was accepted; "
+        "0: without end.",
     )
 
 
@@ -315,10 +357,18 @@ class RelayConfig(_Section):
         json_schema_extra=LIVE,
     )
     batch_delay: int = Field(
-        default=1000, ge=0, le=3_600_000, description="Milliseconds between a message's jobs."
+        default=1000,
+        ge=0,
+        le=3_600_000,
+        description="Milliseconds between a message's jobs: from the end of one's first attempt to "
+        "the next one's.",
+        json_schema_extra=LIVE,
     )
     continue_on_error: bool = Field(
-        default=True, description="Whether a message's other jobs go on after a recipient failed."
+        default=True,
+        description="Whether a message's other jobs go on after a recipient failed for good; "
+        "otherwise those that were not tried yet end in the failed store.",
+        json_schema_extra=LIVE,
     )
 
     enable_health_check: bool = Field(default=True, description="Whether HTTP is served.")
@@ -328,6 +378,7 @@ class RelayConfig(_Section):
     security: Security = Field(default=Security(), description="Who may use the relay.")
     retry: Retry = Field(default=Retry(), description="When deferred mail is tried again.")
     capture: Capture = Field(default=Capture(), description="Mail kept instead of forwarded.")
+    failed: Failed = Field(default=Failed(), description="Mail that could not be delivered.")
     tls: Tls = Field(default=Tls(), description="The listener's certificate.")
     http: Http = Field(default=Http(), description="Who may ask over HTTP.")
     queue: Queue = Field(default=Queue(), description="The queue underneath.")

@@ -43,6 +43,7 @@ class Stored:
 
     sequence: int
     duplicate: bool
+    total: int | None = None  # of a counter, behind an addition
 
 
 class _AckError(msgspec.Struct):
@@ -54,6 +55,7 @@ class _AckError(msgspec.Struct):
 class _PubAck(msgspec.Struct):
     seq: int = 0
     duplicate: bool = False
+    val: str = ""
     error: _AckError | None = None
 
 
@@ -170,7 +172,7 @@ def _read_ack(payload: bytes) -> Stored:
         if ack.error.err_code in _NOT_NOW:
             raise QueueUnavailableError(ack.error.description)
         raise refusal(ack.error.code, ack.error.err_code, ack.error.description)
-    return Stored(ack.seq, ack.duplicate)
+    return Stored(ack.seq, ack.duplicate, int(ack.val) if ack.val else None)
 
 
 # What passes by itself: JetStream is starting up, has no leader, or is catching up; it forgot the

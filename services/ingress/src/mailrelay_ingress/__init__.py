@@ -7,6 +7,8 @@
 5. `content` reads the octets behind DATA: where they end, and what they must not contain. Pure.
 6. `accept` makes a submission of them: queue id, trace fields on top, jobs.
 7. `enqueue` stores it, and turns what the queue says into the client's reply.
-8. `replies` has every reply in one place; `memory` bounds what content may occupy.
-9. `main` puts the process together.
+8. `rate_limits` gives a message its place under the limits and `reservation` holds it until the
+   answer; `leases` keeps tokens of the counters here, so that most messages need not ask for them.
+9. `replies` has every reply in one place; `memory` bounds what content may occupy.
+10. `main` puts the process together.
 """

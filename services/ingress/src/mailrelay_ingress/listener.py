@@ -28,6 +28,7 @@ from mailrelay_ingress.content import ContentScanner, Fault
 from mailrelay_ingress.enqueue import Enqueuer, Intake
 from mailrelay_ingress.memory import MemoryBudget
 from mailrelay_ingress.policy import Policy
+from mailrelay_ingress.rate_limits import RateLimiter
 from mailrelay_ingress.session import Client, Transaction, is_local_address
 
 READ_BYTES = 64 * 1024
@@ -50,7 +51,7 @@ _rejections = Counter(
 
 _TAKEN = 250
 # Told to a client that did nothing wrong: it may come as often as it likes.
-_NO_ERRORS = frozenset({"421", "451", "452"})
+_NO_ERRORS = frozenset({"421", "450", "451", "452"})
 
 _BY_FAULT = {
     Fault.BARE_LINE_END: replies.BARE_LINE_END,
@@ -66,6 +67,7 @@ class ListenerParts:
     policy: Policy
     authenticator: Authenticator
     enqueuer: Enqueuer
+    rate_limiter: RateLimiter
     budget: MemoryBudget
     log: Logger
     host_name: str
@@ -142,6 +144,7 @@ class SmtpSession(SMTP):
     def connection_lost(self, error: Exception | None) -> None:
         """Forget a client."""
         self._listener.closed(self)
+        self._end_transaction()
         super().connection_lost(error)
 
     def eof_received(self) -> bool | None:
@@ -202,6 +205,11 @@ class SmtpSession(SMTP):
     # Commands.
     def _set_rset_state(self) -> None:
         super()._set_rset_state()  # type: ignore[no-untyped-call]
+        self._end_transaction()
+
+    def _end_transaction(self) -> None:
+        if self._transaction is not None:
+            self._transaction.reservation.release()
         self._transaction = None
 
     async def smtp_HELO(self, hostname: str) -> None:
@@ -229,6 +237,11 @@ class SmtpSession(SMTP):
             self._log_rejection(verdict, arg)
             await self._say(verdict)
             return
+        reserved = await self._parts.rate_limiter.reserve(verdict.reverse_path, client)
+        if isinstance(reserved, Reply):  # which is in the log already
+            await self._say(reserved)
+            return
+        verdict.reservation = reserved
         self._transaction = verdict
         await self._say(replies.SENDER_OK)
 
@@ -266,7 +279,9 @@ class SmtpSession(SMTP):
             await self._say(replies.START_MAIL_INPUT)
             try:
                 ended = await self._take_content(intake)
+                transaction.reservation.storing()
                 reply = await self._parts.enqueuer.finish(intake)
+                transaction.reservation.settle(accepted=reply.code == _TAKEN)
             finally:
                 await intake.abandon()
         except Exception as error:

@@ -13,6 +13,7 @@ from mailrelay.config.live import LiveConfig
 from mailrelay.config.load import ConfigError
 from mailrelay.config.tls import listener_context
 from mailrelay.queue.connection import open_connection
+from mailrelay.queue.counters import CounterStore
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.events import EventWriter, events_dropped
 from mailrelay.queue.publish import Publisher
@@ -25,12 +26,15 @@ from mailrelay.runtime.tracing import tracing_from_environ
 from mailrelay.service import ServiceSettings, service_settings
 from mailrelay_ingress.authentication import Authenticator
 from mailrelay_ingress.enqueue import Enqueuer
+from mailrelay_ingress.leases import LeaseBook
 from mailrelay_ingress.listener import Listener, ListenerParts
 from mailrelay_ingress.memory import MemoryBudget
 from mailrelay_ingress.policy import Policy
+from mailrelay_ingress.rate_limits import RateLimiter
 
 GRACE_SECONDS = 8.0  # for each DATA under way when told to stop
 _EVENTS_SECONDS = 1.0
+_TOKENS_SECONDS = 0.5
 
 
 def main(environ: Mapping[str, str]) -> int:
@@ -60,11 +64,15 @@ async def _serve(
         log.critical("queue.refused_us", error=str(error))
         return EXIT_FAILED
     tracing = tracing_from_environ("ingress", environ)
-    events = EventWriter(connection, Publisher(connection), events_dropped.inc)
+    publisher = Publisher(connection)
+    events = EventWriter(connection, publisher, events_dropped.inc)
+    leases = LeaseBook(CounterStore(connection, publisher), system_clock, log)
+    await leases.hear_recalls()
     parts = ListenerParts(
         policy=Policy(config),
         authenticator=Authenticator(config),
         enqueuer=Enqueuer(connection, events, tracing, log, config.batch_size),
+        rate_limiter=RateLimiter(config.rate_limits, leases, system_clock, log),
         budget=MemoryBudget(),
         log=log,
         host_name=config.host_name or socket.getfqdn(),
@@ -79,7 +87,8 @@ async def _serve(
     probe = start_probe(
         settings.probe_address, lambda: "" if connection.is_connected else "queue unreachable"
     )
-    background = [asyncio.create_task(part) for part in (events.run(), state.run(), live.run())]
+    running = (events.run(), leases.run(), state.run(), live.run())
+    background = [asyncio.create_task(part) for part in running]
     if probe is not None:
         background.append(asyncio.create_task(probe.beat()))
     life.tell_ready()
@@ -90,6 +99,7 @@ async def _serve(
     orderly = stopped.done()
     await listener.stop(GRACE_SECONDS if orderly else 0)
     await events.wait_written(_EVENTS_SECONDS)
+    await leases.give_all_back(_TOKENS_SECONDS)
     for task in (stopped, gone, *background):
         task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -114,5 +124,6 @@ def _follow(live: LiveConfig, parts: ListenerParts, state: StateTeller) -> LiveC
     live.uses(parts.policy.use, *Policy.FOLLOWS)
     live.uses(parts.authenticator.use, *Authenticator.FOLLOWS)
     live.uses(parts.enqueuer.use, "batchSize")
+    live.uses(lambda config: parts.rate_limiter.use(config.rate_limits), "rateLimits")
     live.on_fault_change(lambda: state.tell(Kind.CONFIGURATION, live.fault))
     return live

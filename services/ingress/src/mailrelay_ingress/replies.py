@@ -50,6 +50,8 @@ LOOP = Reply(554, "5.4.6", "Too many hops: mail loop")
 
 QUEUE_UNREACHABLE = Reply(451, "4.3.0", "Queue temporarily unavailable, try again later")
 TOO_SLOW = Reply(421, "4.4.2", "Message data took too long or does not end, closing")
+SENDER_OVER_LIMIT = Reply(450, "4.7.1", "Sender has reached its limit, try again later")
+RELAY_OVER_LIMIT = Reply(451, "4.3.2", "This relay has reached its limit, try again later")
 BUSY = Reply(452, "4.3.1", "Too much mail at once, try again later")
 QUEUE_FULL = Reply(452, "4.3.1", "Queue full, try again later")
 

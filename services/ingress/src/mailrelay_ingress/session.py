@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass, field
 
 from mailrelay.mail.address import same_mailbox
+from mailrelay_ingress.reservation import Reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Transaction:
     body_8bitmime: bool
     declared_bytes: int  # by SIZE=, 0 when the client did not say
     recipients: list[str] = field(default_factory=list)
+    # Its place under the rate limits; what ends the transaction gives it back.
+    reservation: Reservation = field(default_factory=Reservation, compare=False)
     _seen: set[str] = field(default_factory=set)
 
     def add(self, address: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from mailrelay.mail.event import Attempted
+from mailrelay.mail.event import Attempted, Discarded
 from mailrelay.mail.ids import QueueId
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError
@@ -206,7 +206,7 @@ class Collector:
             if record.stored_at < oldest:
                 continue
             for event in record.events:
-                if (
+                if (isinstance(event, Discarded) and event.summary.stored_body) or (
                     isinstance(event, Attempted)
                     and event.summary.stored_body
                     and all(outcome.disposition.is_final for outcome in event.outcomes)

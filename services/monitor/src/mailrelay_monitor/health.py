@@ -19,7 +19,10 @@ NEARLY_FULL = 0.9  # of a stream's limit: time enough to do something
 _MIN_FREE_BYTES = 512 * 1024 * 1024
 _MIN_FREE_FRACTION = 0.05
 _FILLING = {"in": "the queue (queueSize)", "lane": "the store of deferred mail"} | {
-    "body": "the store of large content"
+    "body": "the store of large content",
+    # Full, it drops the counter that was left alone longest, and that sender begins anew.
+    "limit-hour": "the store of rate limit counters (hours)",
+    "limit-day": "the store of rate limit counters (days)",
 }
 _FULL = 0.999  # by size a store is full before the last octet
 

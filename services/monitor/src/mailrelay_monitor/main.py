@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from mailrelay.config.load import ConfigError
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection, open_connection
+from mailrelay.queue.counters import CounterStore
 from mailrelay.queue.errors import QueueError
-from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.publish import Publisher
 from mailrelay.queue.state import Condition, Kind, StateListener
 from mailrelay.runtime.clock import system_clock
@@ -29,6 +29,7 @@ from mailrelay.runtime.logging import Logger, configure_logging
 from mailrelay.runtime.probe import Probe
 from mailrelay.service import ServiceSettings, service_settings
 from mailrelay_monitor.access import Guests
+from mailrelay_monitor.admin_parts import admin_parts
 from mailrelay_monitor.backlog import BacklogMetrics, BacklogWatch
 from mailrelay_monitor.bodies import BodyCleaner, BodyMetrics
 from mailrelay_monitor.checkpoint import Checkpoint
@@ -37,8 +38,8 @@ from mailrelay_monitor.exposition import LedgerMetrics
 from mailrelay_monitor.http import Sources, make_app
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
+from mailrelay_monitor.limits import LimitView
 from mailrelay_monitor.ready import Readiness
-from mailrelay_monitor.retry import Resender
 from mailrelay_monitor.serve import HttpServer, listening_sockets
 
 _HTTP_END_SECONDS = 1.5
@@ -123,14 +124,27 @@ class _Monitor:
         self._live = settings.live_config(log, tells_restarts=True)
         guests = Guests.of(settings.config)
         self._live.prepares(guests.prepare, "http", files=lambda config: [config.http.token_file])
-        failed = FailedStore(connection, publisher)
+        self._admin = admin_parts(
+            connection,
+            settings.config,
+            settings.data_dir,
+            self._index,
+            registry,
+            clock=clock,
+            log=log,
+            prompt=self._bodies.prompt,
+            has_upstream=lambda: self._live.config.forward_smtp,
+        )
+        limits = LimitView(settings.config.rate_limits, CounterStore(connection, publisher), clock)
+        self._live.uses(lambda config: limits.use(config.rate_limits), "rateLimits")
         self._sources = Sources(
             connection=connection,
             collector=self._collector,
             index=self._index,
             backlog=self._backlog,
             readiness=readiness,
-            resender=Resender(failed, publisher, connection.names, log),
+            limits=limits,
+            admin=self._admin,
             registry=registry,
             clock=clock,
             guests=guests,
@@ -165,6 +179,7 @@ class _Monitor:
                 self._bodies.run_prompted(),
                 self._bodies.run_sweep(),
                 self._live.run(),
+                *self._admin.run(),
                 *([probe.beat()] if probe else []),
             )
         finally:
@@ -216,4 +231,5 @@ class _Monitor:
             # Of the index itself: the collector may have been stopped while it was writing.
             ledger = await self._index.run(lambda index: index.ledger)
             await asyncio.wait_for(self._checkpoint.store(ledger), _CHECKPOINT_END_SECONDS)
+        await self._admin.close()
         await self._index.close()

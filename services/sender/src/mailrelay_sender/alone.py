@@ -27,7 +27,7 @@ from mailrelay.service import service_config
 from mailrelay_sender.attempt import AttemptResult, attempt, capture, defer
 from mailrelay_sender.classify import CAPTURED, internal_fault
 from mailrelay_sender.connection import ConnectionPool, UpstreamSettings
-from mailrelay_sender.route import SmartHost, route_of
+from mailrelay_sender.route import NamedHop, SmartHost, route_of, route_of_job
 
 RESULT_FD = "MAILRELAY_RESULT_FD"
 # Frames on standard input: one octet of kind, four of length, then that many.
@@ -65,11 +65,14 @@ async def _attempt(environ: Mapping[str, str]) -> int:
 
 
 async def _try(config: RelayConfig, job: Job, given: asyncio.StreamReader) -> AttemptResult:
-    route = route_of(config)
+    route = route_of_job(job, route_of(config))
     if not isinstance(route, SmartHost):
         return capture(job, CAPTURED)
     host_name = config.host_name or socket.getfqdn()
-    pool = ConnectionPool(route, UpstreamSettings.from_config(config, host_name))
+    settings = UpstreamSettings.from_config(config, host_name)
+    if isinstance(route, NamedHop):
+        settings = settings.for_named_hop(route.port)
+    pool = ConnectionPool(route, settings)
 
     async def pieces(_: Job) -> AsyncIterator[bytes]:
         while True:

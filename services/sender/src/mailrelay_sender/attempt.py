@@ -183,6 +183,14 @@ def _needs_smtputf8(job: Job, first: bytes) -> bool:
     return not (all(address.isascii() for address in addresses) and head.isascii())
 
 
+def leave_out(job: Job, reply: Reply) -> AttemptResult:
+    """Return the outcome of a job that is ended untried."""
+    outcomes = [
+        Outcome(recipient.number, Disposition.NOT_TRIED, reply, "") for recipient in job.recipients
+    ]
+    return AttemptResult(outcomes)
+
+
 def give_up(job: Job, next_hop: str, reply: Reply) -> AttemptResult:
     """Return the outcome of a job that is not tried again."""
     outcomes = [

@@ -12,7 +12,7 @@ import ipaddress
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 import aiosmtplib
@@ -28,6 +28,7 @@ CONNECT_SECONDS = 30.0
 QUIT_SECONDS = 2.0
 IDLE_SECONDS = 25.0  # below the shortest idle time-out that servers commonly have (30 s)
 MAX_MESSAGES = 500  # then a fresh connection, so that a changed upstream is noticed
+_SUBMISSIONS_PORT = 465
 _WRITE_BYTES = 128 * 1024
 _LOOK_SECONDS = 0.02
 
@@ -71,6 +72,14 @@ class UpstreamSettings:
             username=config.forward_username,
             password=config.forward_password.get_secret_value(),
         )
+
+    def for_named_hop(self, port: int) -> UpstreamSettings:
+        """Return how to be a client of a next hop named by hand: without our credentials.
+
+        They are for the configured upstream alone. TLS from the first octet is what port 465
+        means (RFC 8314 section 3.3).
+        """
+        return replace(self, implicit_tls=port == _SUBMISSIONS_PORT, username="", password="")
 
     def __repr__(self) -> str:
         return f"UpstreamSettings(host_name={self.host_name!r}, username={self.username!r})"

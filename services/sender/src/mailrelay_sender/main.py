@@ -10,11 +10,14 @@ from collections.abc import Mapping
 
 from mailrelay.config.live import LiveConfig
 from mailrelay.config.load import ConfigError
+from mailrelay.config.model import RelayConfig
 from mailrelay.config.tls import upstream_context
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import open_connection
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.events import EventWriter, events_dropped
+from mailrelay.queue.failed import FailedStore
+from mailrelay.queue.pace import PaceStore
 from mailrelay.queue.publish import Publisher
 from mailrelay.queue.state import Kind, StateTeller
 from mailrelay.runtime.clock import system_clock
@@ -23,9 +26,10 @@ from mailrelay.runtime.logging import Logger, configure_logging
 from mailrelay.runtime.probe import start_probe
 from mailrelay.runtime.tracing import tracing_from_environ
 from mailrelay.service import ServiceSettings, service_settings
+from mailrelay_sender.pacing import Pacing, PacingOptions, pacing_options
 from mailrelay_sender.quarantine import Quarantine
 from mailrelay_sender.settle import Settler
-from mailrelay_sender.slots import Slots
+from mailrelay_sender.slots import SlotLimits, Slots
 from mailrelay_sender.space import LaneSpace
 from mailrelay_sender.upstream import FOLLOWS as UPSTREAM_FOLLOWS
 from mailrelay_sender.upstream import Upstream
@@ -73,17 +77,24 @@ async def _deliver(
     publisher = Publisher(connection)
     events = EventWriter(connection, publisher, events_dropped.inc)
     bodies = BodyStore(connection, publisher)
+    pacing = Pacing(
+        PaceStore(connection, publisher),
+        FailedStore(connection, publisher),
+        _pacing_options(config),
+        system_clock,
+        log,
+    )
     parked: Parked = deque()
     space = LaneSpace(connection, open_jobs(config.worker_count), log)
     settler = Settler(connection, events, bodies, log, system_clock, lane_grows=space.added)
     slots = Slots(
         connection,
-        config.worker_count,
+        SlotLimits(config.worker_count, config.queue.ack_wait_seconds),
         settler.move,
         log,
         system_clock,
-        ack_wait_seconds=config.queue.ack_wait_seconds,
         takes_new=lambda: len(parked) < MAX_PARKED and space.has_room,
+        pacing=pacing,
     )
     state = StateTeller(connection, system_clock)
     upstream = Upstream(
@@ -97,6 +108,7 @@ async def _deliver(
         settler=settler,
         bodies=bodies,
         upstream=upstream,
+        pacing=pacing,
         quarantine=Quarantine(environ, bodies, config.processing_timeout, log),
         patience=Patience.of(config),
         tracing=tracing,
@@ -130,8 +142,8 @@ async def _deliver(
     if orderly:
         await slots.wait_idle(GRACE_SECONDS)
         # An attempt may be cut off anywhere but behind its final dot: that would repeat it.
-        if await upstream.wait_verdicts(parts.patience.attempt_limit_seconds):
-            await slots.wait_idle(_SETTLE_SECONDS)
+        await upstream.wait_verdicts(parts.patience.attempt_limit_seconds)
+        await slots.wait_idle(_SETTLE_SECONDS)
         await events.wait_written(_EVENTS_SECONDS)
     for task in (stopped, gone, *background, *workers):
         task.cancel()
@@ -145,6 +157,15 @@ async def _deliver(
     return EXIT_OK if orderly else EXIT_FAILED
 
 
+def _pacing_options(config: RelayConfig) -> PacingOptions:
+    return pacing_options(
+        batch_delay_ms=config.batch_delay,
+        continue_on_error=config.continue_on_error,
+        attempt_limit=config.processing_timeout,
+        ack_wait=config.queue.ack_wait_seconds,
+    )
+
+
 def _follow(live: LiveConfig, parts: WorkParts, state: StateTeller) -> LiveConfig:
     """Say what of a changed configuration is taken over here without a restart."""
     live.prepares(
@@ -152,5 +173,10 @@ def _follow(live: LiveConfig, parts: WorkParts, state: StateTeller) -> LiveConfi
     )
     live.uses(parts.patience.use, *Patience.FOLLOWS)
     live.uses(parts.quarantine.use, "processingTimeout")
+
+    def pace(config: RelayConfig) -> None:
+        parts.pacing.options = _pacing_options(config)
+
+    live.uses(pace, "batchDelay", "continueOnError", "processingTimeout")
     live.on_fault_change(lambda: state.tell(Kind.CONFIGURATION, live.fault))
     return live

@@ -8,6 +8,7 @@ between repeats the job and never loses it.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter as Counts
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -15,30 +16,39 @@ from prometheus_client import Counter, Histogram
 
 from mailrelay.mail.disposition import Disposition, Outcome
 from mailrelay.mail.event import Attempted, Summary
-from mailrelay.mail.job import Body, CaptureRecord, FailedRecord, Job, recipients_hash
+from mailrelay.mail.job import (
+    Body,
+    CaptureRecord,
+    FailedRecord,
+    Job,
+    ResendMark,
+    recipients_hash,
+)
 from mailrelay.queue.bodies import MAX_COPIED_BYTES, BodyStore, body_token
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import Claim
 from mailrelay.queue.errors import ClaimVoidError, QueueError, QueueFullError
 from mailrelay.queue.events import EventWriter
-from mailrelay.queue.failed import FailedStore
+from mailrelay.queue.failed import FailedStore, ResendClaim
 from mailrelay.queue.lanes import lane_for
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.wire import encode_capture, encode_jobs
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.steps import passed
 from mailrelay_sender.follow_up import FollowUp, message_id
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 1.0
 # A restarted server is ready for acks within a second; two of them wait for 2 s each.
 UNANSWERED_SECONDS = 4.0
+_MAX_RESENDS = 4096  # more than slots and settling together
 REWRITE_BODY_SECONDS = 30 * 60  # half of what the monitor gives a body that nobody names
 
 _recipients = Counter(
     "mailrelay_recipients_total",
     "Recipients by what an attempt made of them.",
-    # disposition: see mailrelay.mail.disposition; route: capture, smarthost
+    # disposition: see mailrelay.mail.disposition; route: capture, smarthost, named
     ["disposition", "route"],
 )
 _latency = Histogram(
@@ -75,6 +85,8 @@ class Settler:
         self._lane_grows = lane_grows
         # Bodies of jobs whose settling is under way, and when they were written.
         self._written: dict[str, tuple[Body, float]] = {}
+        # Resends that this process claimed and has not settled.
+        self._resends: dict[ResendMark, ResendClaim] = {}
 
     async def settle(
         self, claim: Claim, job: Job, rest: FollowUp, *, route: str, duration_seconds: float
@@ -84,19 +96,19 @@ class Settler:
         # Failed records first: once the deferred job is stored it may run and end, and its end
         # prompts the question whether anything names the body.
         for record in kept.failed:
-            await self._store_failed(job, record)
+            await self._store_failed(claim, job, record)
         if kept.deferred is not None:
             await self._store_deferred(job, kept.deferred)
         if kept.captured is not None:
             await self._store_captured(kept.captured)
         if kept.done:
-            name = message_id(job, "done", job.recipients)
-            await self._until_done("store", job, lambda: self._failed.store_done(job, name))
+            await self._store_done(claim, job)
         self._tell(job, kept, route, duration_seconds)
         stored = kept.deferred or (kept.failed[0].job if kept.failed else job)
         await self._events.tell_and_wait(_event(job, stored, kept, self._clock(), duration_seconds))
         await self._ack(claim, job)
-        self._written.pop(job.name, None)
+        self._written.pop(_body_key(job), None)
+        self._resends.pop(_mark(claim), None)
 
     async def move(self, claim: Claim, job: Job) -> None:
         """Store a job that is not due in the lane it waits in next, then ack (queue rule 6)."""
@@ -111,19 +123,29 @@ class Settler:
         await self._ack(claim, jobs[0])
 
     async def drop_stale_resend(self, claim: Claim, job: Job) -> None:
-        """Ack a resend whose failed record is not the one that it names any more."""
+        """Ack a resend that may not go on: another one did, or the failed record is gone."""
+        self._log.info("resend.dropped", id=job.submission, sequence=job.resend_of)
         await self._ack(claim, job)
 
-    async def is_current_resend(self, job: Job) -> bool:
-        """Tell whether the failed record that a resend names is still the last (queue rule 8)."""
-        found: list[int] = []
+    async def claim_resend(self, claim: Claim, job: Job) -> bool:
+        """Tell whether this claim is the one that may resend its failed record (queue rule 8)."""
+        return await self._claimed_resend(claim, job) is not None
 
-        async def look() -> None:
-            recipient = job.recipients[0].number
-            found.append(await self._failed.last_sequence(job.submission, recipient))
+    async def _claimed_resend(self, claim: Claim, job: Job) -> ResendClaim | None:
+        mark = _mark(claim)
+        found: list[ResendClaim | None] = []
 
-        await self._until_done("look-up", job, look)
-        return found[-1] == job.resend_of
+        async def ask() -> None:
+            found.append(await self._failed.claim_resend(job, mark))
+
+        if mark not in self._resends:
+            await self._until_done("claim of the failed record", job, ask)
+            if found[-1] is None:
+                return None
+            if len(self._resends) >= _MAX_RESENDS:
+                del self._resends[next(iter(self._resends))]  # it is asked for again
+            self._resends[mark] = found[-1]
+        return self._resends[mark]
 
     async def _with_stored_body(self, job: Job, rest: FollowUp) -> FollowUp:
         """Put content that would be written again into the body stream, once."""
@@ -143,7 +165,7 @@ class Settler:
 
     async def _store_body(self, job: Job) -> Body:
         """Write a job's content as a body, once while its settling is repeated."""
-        known = self._written.get(job.name)
+        known = self._written.get(_body_key(job))
         if known is not None:
             return known[0]
         bodies = []
@@ -152,7 +174,7 @@ class Settler:
             bodies.append(await self._bodies.store_content(job.submission, job.content))
 
         await self._until_done("store", job, store)
-        self._written[job.name] = (bodies[-1], self._clock())
+        self._written[_body_key(job)] = (bodies[-1], self._clock())
         return bodies[-1]
 
     def _keeps_body(
@@ -167,10 +189,10 @@ class Settler:
             return step
 
         async def keep() -> None:
-            _, written_at = self._written[job.name]
+            _, written_at = self._written[_body_key(job)]
             if self._clock() - written_at >= REWRITE_BODY_SECONDS:
                 await self._bodies.store_content(job.submission, job.content)
-                self._written[job.name] = (body, self._clock())
+                self._written[_body_key(job)] = (body, self._clock())
             await step()
 
         return keep
@@ -188,10 +210,28 @@ class Settler:
         subject = self._names.lane_subject(lane, body_token(job))
         return Record(subject, encode_jobs([job]), name)
 
-    async def _store_failed(self, job: Job, record: FailedRecord) -> None:
-        name = message_id(job, record.disposition.value, record.job.recipients)
-        step = self._keeps_body(job, record.job.body, lambda: self._failed.store(record, name))
-        await self._until_done("store", job, step)
+    async def _store_failed(self, claim: Claim, job: Job, record: FailedRecord) -> None:
+        async def store() -> None:
+            if job.resend_of:
+                resend = await self._claimed_resend(claim, job)
+                if resend is not None:
+                    await self._failed.store_again(record, resend)
+            elif job.release is not None:
+                await self._failed.store_released(record)
+            else:
+                await self._failed.store(record)
+
+        await self._until_done("store", job, self._keeps_body(job, record.job.body, store))
+        passed("settle.failed_stored")
+
+    async def _store_done(self, claim: Claim, job: Job) -> None:
+        async def store() -> None:
+            resend = await self._claimed_resend(claim, job)
+            if resend is not None:
+                await self._failed.store_done(job, resend)
+
+        await self._until_done("store", job, store)
+        passed("settle.done_stored")
 
     async def _store_captured(self, job: Job) -> None:
         record = CaptureRecord(job, self._clock())
@@ -254,9 +294,19 @@ class Settler:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _tell(self, job: Job, rest: FollowUp, route: str, duration_seconds: float) -> None:
-        """One log line for each recipient, and the counters."""
+        """One log line for the job, one for each recipient, and the counters."""
         by_number = {recipient.number: recipient for recipient in job.recipients}
         now = self._clock()
+        counts = Counts(outcome.disposition.value for outcome in rest.outcomes)
+        self._log.info(
+            "mail.batch",
+            id=job.submission,
+            batch=f"{job.batch}/{job.batches}",
+            attempt=job.attempt,
+            recipients=len(job.recipients),
+            seconds=round(duration_seconds, 4),
+            **counts,
+        )
         for outcome in rest.outcomes:
             disposition = outcome.disposition
             _recipients.labels(disposition.value, route).inc()
@@ -273,6 +323,15 @@ class Settler:
                 seconds=round(duration_seconds, 4),
                 **_retry_fields(rest, outcome, now),
             )
+
+
+def _mark(claim: Claim) -> ResendMark:
+    return ResendMark(claim.stream, claim.sequence, claim.stored_at)
+
+
+def _body_key(job: Job) -> str:
+    """Name a job among those being settled: resends and releases share its submission."""
+    return message_id(job, "body", job.recipients)
 
 
 def _retry_fields(rest: FollowUp, outcome: Outcome, now: float) -> dict[str, float]:

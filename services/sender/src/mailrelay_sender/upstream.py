@@ -23,6 +23,7 @@ from mailrelay_sender.connection import (
     UpstreamSettings,
     Verdicts,
 )
+from mailrelay_sender.named_hops import NamedHops
 from mailrelay_sender.route import Route, SmartHost, route_of
 
 PROBE_SECONDS = 15.0
@@ -87,6 +88,8 @@ class Upstream:
         self._closing: set[asyncio.Task[None]] = set()
         self.route: Route = route_of(config)
         self.pool: ConnectionPool | None = None  # none when mail is captured
+        settings = UpstreamSettings.from_config(config, host_name)
+        self.named_hops = NamedHops(settings, self._verdicts)
         self.prepare(config)()
 
     def prepare(self, config: RelayConfig) -> Callable[[], None]:
@@ -95,11 +98,14 @@ class Upstream:
         route = route_of(config)
 
         def take() -> None:
-            retired, self.pool = self.pool, self._pool(route, settings)
+            ending = self.named_hops.use(settings)
+            if self.pool is not None:
+                self.pool.retire()
+                ending.append(self.pool)
+            self.pool = self._pool(route, settings)
             self.route = route
-            if retired is not None:
-                retired.retire()
-                task = asyncio.create_task(retired.close_idle())
+            for pool in ending:
+                task = asyncio.create_task(pool.close_idle())
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
 
@@ -118,6 +124,7 @@ class Upstream:
         probed_at = loop.time()
         while True:
             await asyncio.sleep(IDLE_SECONDS / 5)
+            await self.named_hops.close_idle(older_than_seconds=IDLE_SECONDS)
             pool = self.pool
             if pool is None:
                 continue
@@ -132,15 +139,13 @@ class Upstream:
         except ConnectError:
             return  # noted by the pool
 
-    async def wait_verdicts(self, limit_seconds: float) -> bool:
-        """Wait until every final dot is answered, `limit_seconds` at most; tell if any was sent."""
-        if self.pool is None and not self._verdicts.awaited:
-            return False
+    async def wait_verdicts(self, limit_seconds: float) -> None:
+        """Wait until every final dot is answered, whoever it went to, `limit_seconds` at most."""
         await self._verdicts.wait_none(limit_seconds)
-        return True
 
     async def close(self) -> None:
         """End what is idle."""
         if self.pool is not None:
             await self.pool.close_idle()
+        await self.named_hops.close_idle()
         await asyncio.gather(*self._closing, return_exceptions=True)
