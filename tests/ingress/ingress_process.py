@@ -59,7 +59,13 @@ class Ingress:
 
 
 @contextmanager
-def running_ingress(folder: Path, server: NatsServer, **changes: Any) -> Iterator[Ingress]:  # noqa: ANN401
+def running_ingress(
+    folder: Path,
+    server: NatsServer,
+    *,
+    data_dir: Path | None = None,
+    **changes: Any,  # noqa: ANN401
+) -> Iterator[Ingress]:
     """Run an ingress; whatever the tests did to it, it said nothing of a fault of its own."""
     folder.mkdir(parents=True)
     port = free_port()
@@ -80,6 +86,7 @@ def running_ingress(folder: Path, server: NatsServer, **changes: Any) -> Iterato
         "MAILRELAY_NATS_SEED_FILE": str(server.seed_file(Role.INGRESS)),
         "MAILRELAY_READY_FD": str(tell),
         "MAILRELAY_PROBE_ADDRESS": f"127.0.0.1:{probe_port}",
+        "MAILRELAY_DATA_DIR": str(data_dir or folder / "data"),
     }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(

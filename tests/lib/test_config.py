@@ -140,7 +140,7 @@ def test_the_variable_is_the_screaming_snake_of_the_path(key: str, variable: str
         ({"http": {"listen": "::"}}, r'http.listen: must be a list of strings, .*, is "::"$'),
         (
             {"http": {"allowedNetworks": ["10.0.0.0/8", "10.0.0.1/8"]}},
-            r'http.allowedNetworks: must be a list of networks such as .*, is "10.0.0.1/8"$',
+            r"http.allowedNetworks: '10.0.0.1/8' is no network: .* the network is 10.0.0.0/8$",
         ),
         ({"rateLimits": None}, r"rateLimits: must be an object, is null"),
         ({"forwardSMTP": True}, r"forwardSMTP is true, so forwardHost must name the upstream"),

@@ -206,9 +206,9 @@ def test_a_token_file_that_cannot_be_used_is_one_line_without_its_content(
     path = tmp_path / "token"
     path.write_bytes(octets)
     with pytest.raises(ConfigError, match=words) as error:
-        read_token(path, source="HTTP_TOKEN_FILE")
+        read_token(path)
     [fault] = error.value.faults
-    assert fault.startswith("HTTP_TOKEN_FILE: http.tokenFile: ")
+    assert fault.startswith("http.tokenFile: ")
     assert octets.decode("latin-1") not in fault
     with pytest.raises(ConfigError, match="No such file"):
         read_token(tmp_path / "none")

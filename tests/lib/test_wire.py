@@ -27,7 +27,9 @@ from mailrelay.queue.wire import (
 from tests.lib import jobs as some
 from tests.lib.jobs import make_job
 
-SUMMARIES = st.builds(Summary.of, some.jobs)
+SUMMARIES = st.builds(
+    Summary, some.queue_ids, some.text, some.numbers, some.numbers, some.times, st.booleans()
+)
 ACCEPTED = st.builds(Accepted, SUMMARIES, some.times, st.lists(some.text).map(tuple))
 ATTEMPTED = st.builds(
     Attempted,

@@ -196,9 +196,10 @@ async def test_a_failure_stops_later_jobs_and_no_other(tmp_path: Path) -> None:
 async def test_a_failed_record_is_as_good_as_the_mark_of_a_stop(tmp_path: Path) -> None:
     async with rig(tmp_path) as made:
         await made.settled(1, 2)
+        # All of them have one place here, so each is stored over the one before.
         for batch, disposition in ((2, Disposition.BOUNCED), (5, Disposition.NOT_TRIED)):
             record = FailedRecord(job(batch), disposition, START)
-            await made.failed.store(record)
+            await made.failed.store_released(record)
             pacing = made.sender(continue_on_error=False, batch_delay_ms=0)
             assert isinstance(await pacing.turn(job(3), 3), LeaveOut)
 

@@ -41,6 +41,11 @@ _BROKEN: tuple[dict[str, Any], ...] = (
     _OPEN | {"forwardUsername": "user"},
     _OPEN | {"retry": {"initialIntervalSeconds": 60, "maxIntervalSeconds": 30}},
     _OPEN | {"tls": {"certFile": "cert.pem"}},
+    _OPEN | {"tls": {"certFile": "cert.pem", "keyFile": "key.pem", "selfSigned": True}},
+    _OPEN | {"tls": {"smtpsPort": 465}},
+    _OPEN | {"smtpPort": 465, "tls": {"selfSigned": True, "smtpsPort": 465}},
+    {"security": {"requireAuth": False, "allowedNetworks": ["192.0.2.1/24"]}},
+    {"security": {"requireAuth": False, "allowLocalOnly": False, "allowedNetworks": ["::/0"]}},
 )
 
 

@@ -24,6 +24,7 @@ from mailrelay.runtime.logging import configure_logging
 from mailrelay_cli.checked_config import checked_config, checked_relay
 from mailrelay_cli.config_command import explained, schema, table
 from mailrelay_cli.console import complain, say
+from mailrelay_cli.emails import emails_app
 from mailrelay_cli.errors import BadInputError
 from mailrelay_cli.limits import LimitsOptions, show_limits
 from mailrelay_cli.mail_commands import captured_app, failed_app
@@ -32,6 +33,7 @@ from mailrelay_cli.queue_step import ensure_queue, queue_limits
 from mailrelay_cli.run import RunOptions, not_yet, run_relay
 from mailrelay_cli.send import SendOptions, send
 from mailrelay_cli.upstream_check import check_upstream
+from mailrelay_cli.users import users_app
 
 app = typer.Typer(
     name="mailrelay",
@@ -46,6 +48,8 @@ app.add_typer(queue_app, name="queue")
 app.add_typer(config_app, name="config")
 upstream_app = typer.Typer(help="The server that mail goes on to.")
 app.add_typer(upstream_app, name="upstream")
+app.add_typer(users_app, name="users")
+app.add_typer(emails_app, name="emails")
 app.add_typer(failed_app, name="failed")
 app.add_typer(captured_app, name="captured")
 

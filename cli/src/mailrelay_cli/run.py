@@ -20,14 +20,21 @@ from pathlib import Path
 
 import msgspec
 
+from mailrelay.config.files import certificate_files
 from mailrelay.config.live import LiveConfig
 from mailrelay.config.load import load_config
 from mailrelay.config.model import RelayConfig
 from mailrelay.queue.connection import ConnectionSettings
 from mailrelay.queue.errors import QueueError, StreamMismatchError
 from mailrelay.queue.rights import Role
+from mailrelay.runtime.certificate import (
+    CertificateError,
+    CertificateFacts,
+    check_certificate,
+    ensure_self_signed,
+)
 from mailrelay.runtime.lifecycle import EXIT_FAILED, EXIT_OK, LIFELINE_FD, READY_FD, end_tasks
-from mailrelay.service import OVERRIDES
+from mailrelay.service import OVERRIDES, TLS_MARK
 from mailrelay_cli.checked_config import checked_relay
 from mailrelay_cli.console import complain, say
 from mailrelay_cli.data_folder import (
@@ -75,9 +82,7 @@ _MAX_OPEN_FILES = 65_536
 _SERVICES = ("sender", "monitor", "ingress")
 
 # Options that are taken and do nothing yet: what to say, and when. Shrinks as they are built.
-NOT_YET: dict[str, Callable[[RelayConfig], bool]] = {
-    "security.logAllEmails: true": lambda config: config.security.log_all_emails,
-}
+NOT_YET: dict[str, Callable[[RelayConfig], bool]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +96,23 @@ class RunOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class _Sockets:
+    """What the relay listens on."""
+
+    smtp: list[socket.socket]
+    smtps: list[socket.socket]  # TLS from the first octet
+    http: list[socket.socket]
+
+
+@dataclass(frozen=True, slots=True)
 class _Prepared:
     """Everything that could be wrong has been looked at; nothing has been started."""
 
     options: RunOptions
     config: RelayConfig
     folder: DataFolder
-    smtp: list[socket.socket]
-    http: list[socket.socket]
+    sockets: _Sockets
+    certificate: CertificateFacts | None
     children_lock: int
     nats_server: Path
     plan: NatsServerPlan
@@ -128,9 +142,8 @@ def _prepare(options: RunOptions, stack: contextlib.ExitStack) -> _Prepared:
     children_lock = lock_for_children(folder)
     stack.callback(os.close, children_lock)
     was_killed = read_run_file(folder.run_file) is not None
-    smtp, http = _listen(config, _PORT_PATIENCE_SECONDS if was_killed else 0.0)
-    for opened in (*smtp, *http):
-        stack.callback(opened.close)
+    certificate = _certificate(config, folder)
+    sockets = _listen(config, _PORT_PATIENCE_SECONDS if was_killed else 0.0, stack)
     size = store_bytes(folder, config.queue.store_bytes)
     try:
         nats_server = find_nats_server(complain)
@@ -150,8 +163,8 @@ def _prepare(options: RunOptions, stack: contextlib.ExitStack) -> _Prepared:
         options=options,
         config=config,
         folder=folder,
-        smtp=smtp,
-        http=http,
+        sockets=sockets,
+        certificate=certificate,
         children_lock=children_lock,
         nats_server=nats_server,
         plan=plan,
@@ -159,27 +172,39 @@ def _prepare(options: RunOptions, stack: contextlib.ExitStack) -> _Prepared:
     )
 
 
-def _listen(
-    config: RelayConfig, patience_seconds: float
-) -> tuple[list[socket.socket], list[socket.socket]]:
-    smtp = Listener("SMTP", config.smtp_host, config.smtp_port, "smtpHost", "smtpPort")
-    if not config.enable_health_check:
-        return open_listeners(smtp, patience_seconds), []
-    if config.smtp_port == config.health_check_port:
-        raise BadInputError(f"smtpPort and healthCheckPort are both {config.smtp_port}")
-    opened = open_listeners(smtp, patience_seconds)
-    http: list[socket.socket] = []
+def _certificate(config: RelayConfig, folder: DataFolder) -> CertificateFacts | None:
+    """Return what the listener will show; makes the self-signed one when it is wanted."""
+    if not config.tls.is_on:
+        return None
+    files = certificate_files(config)
     try:
-        for host in config.http.listen:
-            listener = Listener(
-                "HTTP", host, config.health_check_port, "http.listen", "healthCheckPort"
-            )
-            http += open_listeners(listener, patience_seconds)
-    except BadInputError:
-        for each in (*opened, *http):
-            each.close()
-        raise
-    return opened, http
+        if files is None:
+            files = ensure_self_signed(folder.tls, config.host_name or socket.getfqdn())
+        return check_certificate(files)
+    except (CertificateError, OSError) as error:
+        raise BadInputError(f"tls: the certificate cannot be had: {error}") from error
+
+
+def _listen(config: RelayConfig, patience_seconds: float, stack: contextlib.ExitStack) -> _Sockets:
+    """Open all ports; `stack` closes them, whatever happens. Raises BadInputError."""
+    if config.enable_health_check and config.smtp_port == config.health_check_port:
+        raise BadInputError(f"smtpPort and healthCheckPort are both {config.smtp_port}")
+
+    def opened(listener: Listener) -> list[socket.socket]:
+        sockets = open_listeners(listener, patience_seconds)
+        for each in sockets:
+            stack.callback(each.close)
+        return sockets
+
+    host, smtps_port, http_port = config.smtp_host, config.tls.smtps_port, config.health_check_port
+    smtp = opened(Listener("SMTP", host, config.smtp_port, "smtpHost", "smtpPort"))
+    smtps, http = [], []
+    if smtps_port:
+        smtps = opened(Listener("SMTPS", host, smtps_port, "smtpHost", "tls.smtpsPort"))
+    if config.enable_health_check:
+        for each in config.http.listen:
+            http += opened(Listener("HTTP", each, http_port, "http.listen", "healthCheckPort"))
+    return _Sockets(smtp=smtp, smtps=smtps, http=http)
 
 
 async def _run(prepared: _Prepared) -> int:
@@ -231,8 +256,11 @@ class _Relay:
         self._running = RunFile(
             pid=os.getpid(),
             started_at=time.time(),
-            smtp=shown(prepared.smtp),
-            http=f"http://{_http_address(prepared.http)}/" if prepared.http else None,
+            smtp=shown(prepared.sockets.smtp),
+            smtps=shown(prepared.sockets.smtps),
+            http=f"http://{_http_address(prepared.sockets.http)}/"
+            if prepared.sockets.http
+            else None,
             nats=self._url,
             credentials=str(prepared.folder.credentials),
             upstream=_upstream(prepared.config),
@@ -287,14 +315,18 @@ class _Relay:
 
     def _service(self, name: str) -> ChildSpec:
         prepared = self._prepared
-        sockets = {"ingress": prepared.smtp, "monitor": prepared.http}.get(name, [])
-        listen_fds = tuple(each.fileno() for each in sockets)
+        opened = prepared.sockets
+        plain = {"ingress": opened.smtp, "monitor": opened.http}.get(name, [])
+        secure = opened.smtps if name == "ingress" else []
+        listen_fds = tuple(each.fileno() for each in (*plain, *secure))
+        told = [str(each.fileno()) for each in plain]
+        told += [f"{TLS_MARK}{each.fileno()}" for each in secure]
         env = {
             **_inherited(),
             "MAILRELAY_DATA_DIR": str(self._folder.path),
             "MAILRELAY_NATS_URL": self._url,
             "MAILRELAY_NATS_SEED_FILE": str(self._folder.seed_file(name)),
-            "MAILRELAY_LISTEN_FDS": ",".join(map(str, listen_fds)),
+            "MAILRELAY_LISTEN_FDS": ",".join(told),
             "MAILRELAY_PROBE_ADDRESS": self._running.probes.get(name, ""),
             "MAILRELAY_LOG_FORMAT": prepared.options.log_format,
             OVERRIDES: msgspec.json.encode(prepared.options.overrides).decode(),
@@ -359,11 +391,23 @@ class _Relay:
         say(
             "MailRelay is running; Ctrl-C stops it.",
             f"  send mail to  {', '.join(self._running.smtp)} (SMTP)",
+            *self._tls_lines(),
             f"  look at       {self._running.http or 'nothing: enableHealthCheck is false'}",
             "  mail goes to  " + (upstream or "nobody: it is captured (forwardSMTP is false)"),
             f"  data          {self._folder.path}",
             f"  log           {self._folder.log_file}",
         )
+
+    def _tls_lines(self) -> list[str]:
+        certificate = self._prepared.certificate
+        if certificate is None:
+            return []
+        ends = f"until {certificate.ends_at:%Y-%m-%d}"
+        origin = "self-signed, " if self._config.tls.self_signed else ""
+        lines = [f"  certificate   {origin}{ends}, SHA-256 {certificate.fingerprint}"]
+        if self._running.smtps:
+            lines.insert(0, f"  or to         {', '.join(self._running.smtps)} (SMTP in TLS)")
+        return lines
 
 
 async def _wait_info(port: int) -> None:

@@ -20,6 +20,8 @@ from mailrelay.runtime.logging import Logger
 # The command line's `key=value`, as a JSON list: they go before the environment here too.
 OVERRIDES = "MAILRELAY_SET"
 
+TLS_MARK = "tls:"  # in MAILRELAY_LISTEN_FDS: `5,6,tls:7`
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceSettings:
@@ -34,6 +36,7 @@ class ServiceSettings:
     probe_address: str  # host:port for /metrics and probes; empty: none
     log_format: str
     smtp_address: tuple[str, int]  # where clients reach the ingress
+    listen_tls_fds: tuple[int, ...] = ()  # as `listen_fds`, for TLS from the first octet
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def live_config(self, log: Logger, *, tells_restarts: bool = False) -> LiveConfig:
@@ -62,7 +65,10 @@ def service_settings(role: str, environ: Mapping[str, str]) -> ServiceSettings:
         config=config,
         data_dir=Path(environ.get("MAILRELAY_DATA_DIR", "data")),
         queue=ConnectionSettings(url, role, Path(seed) if seed else None, config.queue.prefix),
-        listen_fds=tuple(int(fd) for fd in fds.split(",") if fd),
+        listen_fds=tuple(int(fd) for fd in fds.split(",") if fd and not fd.startswith(TLS_MARK)),
+        listen_tls_fds=tuple(
+            int(fd.removeprefix(TLS_MARK)) for fd in fds.split(",") if fd.startswith(TLS_MARK)
+        ),
         probe_address=environ.get("MAILRELAY_PROBE_ADDRESS", ""),
         log_format=environ.get("MAILRELAY_LOG_FORMAT", "json"),
         smtp_address=(_reachable(config.smtp_host), config.smtp_port),

@@ -197,7 +197,7 @@ def _value_of_text(option: Option, text: str) -> Any:  # noqa: ANN401 — any op
     adapter = TypeAdapter[Any](Annotated[(kind, *constraints)] if constraints else kind)
     if item_type(option.field) is None:
         return adapter.validate_strings(text)
-    return adapter.validate_python([part.strip() for part in text.split(",") if part.strip()])
+    return adapter.validate_python([part for part in re.split(r"[,\s]+", text) if part])
 
 
 def _has_type(option: Option, value: object) -> bool:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
+from mailrelay.config.networks import parse_network
 from mailrelay.mail.limit import Scope, Window
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -100,14 +101,47 @@ class Security(_Section):
         description="Whether only clients on a loopback address are served.",
         json_schema_extra=LIVE,
     )
+    allowed_networks: tuple[str, ...] = Field(
+        default=(),
+        description="Networks (CIDR) whose clients are served too while `allowLocalOnly` is true.",
+        json_schema_extra=LIVE,
+    )
     log_all_emails: bool = Field(
-        default=True, description="Whether the content of all mail is kept on disk."
+        default=True,
+        description="Whether the content of all mail is kept on disk.",
+        json_schema_extra=LIVE,
     )
     require_auth: bool = Field(
         default=True,
         description="Whether a client must authenticate before MAIL.",
         json_schema_extra=LIVE,
     )
+    users_file: Path | None = Field(
+        default=None,
+        description="File of further users with argon2 hashes (`mailrelay users add` writes it); "
+        "read again when it changes.",
+        json_schema_extra=LIVE,
+    )
+    allow_plaintext_auth: bool = Field(
+        default=False,
+        description="Whether a client elsewhere may send its password without TLS.",
+        json_schema_extra=LIVE,
+    )
+
+    @field_validator("allowed_networks")
+    @classmethod
+    def _networks(cls, found: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(parse_network(text)) for text in found)
+
+    @model_validator(mode="after")
+    def _one_door(self) -> Security:
+        if self.allowed_networks and not self.allow_local_only:
+            msg = (
+                "allowedNetworks limits nothing while allowLocalOnly is false: "
+                "set allowLocalOnly to true, or leave allowedNetworks out"
+            )
+            raise ValueError(msg)
+        return self
 
 
 class Retry(_Section):
@@ -197,17 +231,55 @@ class Failed(_Section):
 
 
 class Tls(_Section):
-    """The listener's certificate; STARTTLS is offered when it is set."""
+    """The listener's certificate; STARTTLS is offered when there is one.
+
+    Files are read again when they change; sessions that are open go on.
+    """
 
     cert_file: Path | None = Field(default=None, description="PEM file: certificate and chain.")
     key_file: Path | None = Field(default=None, description="PEM file: private key.")
+    self_signed: bool = Field(
+        default=False,
+        description="Whether the relay makes a certificate of its own, kept in the data folder and "
+        "renewed 30 days before its end.",
+    )
+    smtps_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port with TLS from the first octet (465 by custom), on `smtpHost`; 0: none.",
+    )
 
     @model_validator(mode="after")
     def _both(self) -> Tls:
         if (self.cert_file is None) != (self.key_file is None):
             msg = "certFile and keyFile must be set together"
             raise ValueError(msg)
+        if self.self_signed and self.cert_file is not None:
+            msg = "selfSigned is true and certFile is set: leave one of them out"
+            raise ValueError(msg)
+        if self.smtps_port and not self.is_on:
+            msg = "smtpsPort needs a certificate: set certFile and keyFile, or selfSigned to true"
+            raise ValueError(msg)
         return self
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a certificate at all."""
+        return self.self_signed or self.cert_file is not None
+
+
+class Emails(_Section):
+    """The content that `security.logAllEmails` keeps, in `emails` under the data folder."""
+
+    keep_seconds: Seconds = Field(
+        default=7 * 24 * 3600, description="Content older than this goes, within a minute."
+    )
+    max_bytes: int = Field(
+        default=1024**3,
+        ge=1024**2,
+        description="Bytes kept in all; beyond, the oldest goes, within a minute.",
+    )
 
 
 class Http(_Section):
@@ -219,7 +291,7 @@ class Http(_Section):
         description="Addresses or names to listen on, with port `healthCheckPort`; `localhost` is "
         "IPv4 and IPv6 loopback.",
     )
-    allowed_networks: tuple[IPvAnyNetwork, ...] = Field(
+    allowed_networks: tuple[str, ...] = Field(
         default=(),
         description="Other clients that are answered, such as `10.0.0.0/8`: `/healthz`, `/readyz`, "
         "`/health` and `/metrics` without the token, everything else with it.",
@@ -232,6 +304,11 @@ class Http(_Section):
         "one.",
         json_schema_extra=LIVE,
     )
+
+    @field_validator("allowed_networks")
+    @classmethod
+    def _networks(cls, found: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(parse_network(text)) for text in found)
 
 
 class Queue(_Section):
@@ -381,6 +458,7 @@ class RelayConfig(_Section):
     failed: Failed = Field(default=Failed(), description="Mail that could not be delivered.")
     tls: Tls = Field(default=Tls(), description="The listener's certificate.")
     http: Http = Field(default=Http(), description="Who may ask over HTTP.")
+    emails: Emails = Field(default=Emails(), description="Content kept beside the queue.")
     queue: Queue = Field(default=Queue(), description="The queue underneath.")
 
     @model_validator(mode="after")
@@ -394,11 +472,15 @@ class RelayConfig(_Section):
         if bool(self.forward_username) != bool(self.forward_password.get_secret_value()):
             msg = "forwardUsername and forwardPassword must be set together"
             raise ValueError(msg)
-        if self.security.require_auth and not self.default_username:
+        has_users = bool(self.default_username or self.security.users_file)
+        if self.security.require_auth and not has_users:
             msg = (
                 "security.requireAuth is true and there is no user: set defaultUsername and "
-                "defaultPassword, or set security.requireAuth to false"
+                "defaultPassword, or security.usersFile, or set security.requireAuth to false"
             )
+            raise ValueError(msg)
+        if self.tls.smtps_port in {self.smtp_port, self.health_check_port}:
+            msg = f"tls.smtpsPort {self.tls.smtps_port} is smtpPort or healthCheckPort too"
             raise ValueError(msg)
         return self
 

@@ -1,7 +1,6 @@
-"""TLS as the configuration asks for it, and what to say when it does not work.
+"""TLS to the upstream as the configuration asks for it.
 
-The listener's certificate, the authorities that an upstream is checked against, and a bad
-certificate's fault in words that name the host, the reason and the option.
+A bad certificate's fault is told in words that name the host, the reason and the option.
 """
 
 from __future__ import annotations
@@ -12,18 +11,17 @@ from mailrelay.config.load import ConfigError
 from mailrelay.config.model import RelayConfig
 
 
-def upstream_context(config: RelayConfig, *, source: str = "") -> ssl.SSLContext:
+def upstream_context(config: RelayConfig) -> ssl.SSLContext:
     """Return the context for connections to the upstream; certificates are checked by default.
 
-    `source` says where the option's value came from. Raises ConfigError when the authorities
-    cannot be read.
+    Raises ConfigError when the authorities cannot be read.
     """
     path = config.forward_ca_file
     try:
         context = ssl.create_default_context(cafile=path)
     except (OSError, ssl.SSLError) as error:
         fault = (
-            f"{_prefix(source)}forwardCAFile: must be a PEM file of certificates that can be read, "
+            "forwardCAFile: must be a PEM file of certificates that can be read, "
             f'is "{path}": {_why(error)}'
         )
         raise ConfigError([fault]) from error
@@ -34,24 +32,6 @@ def upstream_context(config: RelayConfig, *, source: str = "") -> ssl.SSLContext
     return context
 
 
-def listener_context(config: RelayConfig, *, source: str = "") -> ssl.SSLContext | None:
-    """Return the context for the listener, or None without a certificate. Raises ConfigError."""
-    tls = config.tls
-    if tls.cert_file is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-    except (OSError, ssl.SSLError) as error:
-        fault = (
-            f"{_prefix(source)}tls.certFile, tls.keyFile: must be PEM files of a certificate and "
-            f'its key that can be read, are "{tls.cert_file}" and "{tls.key_file}": {_why(error)}'
-        )
-        raise ConfigError([fault]) from error
-    return context
-
-
 def certificate_words(error: ssl.SSLCertVerificationError, host: str) -> str:
     """Say why an upstream's certificate was not taken, and which option has a say in it."""
     words = error.verify_message.rstrip(".")
@@ -59,10 +39,6 @@ def certificate_words(error: ssl.SSLCertVerificationError, host: str) -> str:
         f"the certificate of {host} is not valid: {words} (forwardCAFile names authorities of "
         "your own, forwardVerifyTLS: false takes any certificate)"
     )
-
-
-def _prefix(source: str) -> str:
-    return f"{source}: " if source else ""
 
 
 def _why(error: OSError) -> str:

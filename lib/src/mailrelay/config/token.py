@@ -22,12 +22,11 @@ class Token:
         return hmac.compare_digest(_digest(text), self._digest)
 
 
-def read_token(path: Path | None, *, source: str = "") -> Token | None:
+def read_token(path: Path | None) -> Token | None:
     """Read the file of `http.tokenFile`. Raises ConfigError."""
     if path is None:
         return None
-    prefix = f"{source}: " if source else ""
-    wanted = f'{prefix}http.tokenFile: must be a file that can be read, is "{path}"'
+    wanted = f'http.tokenFile: must be a file that can be read, is "{path}"'
     try:
         text = path.read_text(encoding="ascii").strip()
     except OSError as error:
@@ -37,7 +36,7 @@ def read_token(path: Path | None, *, source: str = "") -> Token | None:
         raise ConfigError([f"{wanted}: it holds other characters than ASCII"]) from None
     if len(text) < MIN_CHARACTERS or any(character.isspace() for character in text):
         fault = (
-            f'{prefix}http.tokenFile: "{path}" must hold one token of {MIN_CHARACTERS} or more '
+            f'http.tokenFile: "{path}" must hold one token of {MIN_CHARACTERS} or more '
             "characters without spaces, such as `openssl rand -hex 32` prints"
         )
         raise ConfigError([fault])

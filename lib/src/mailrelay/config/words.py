@@ -6,12 +6,11 @@ import json
 import types
 import typing
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Literal
 
 import annotated_types
-from pydantic import IPvAnyNetwork, SecretStr
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 _SHOWN = 60  # characters of a wrong value that are repeated
@@ -21,10 +20,6 @@ _NOUNS: dict[object, str] = {
     str: "a string",
     SecretStr: "a string",
     Path: "a path",
-}
-_LISTS: dict[object, str] = {
-    str: "a list of strings",
-    IPvAnyNetwork: 'a list of networks such as "192.0.2.0/24"',
 }
 
 
@@ -51,7 +46,7 @@ def allowed(field: FieldInfo) -> str:
         return " or ".join(json.dumps(value) for value in typing.get_args(found))
     items = item_type(field)
     if items is not None:
-        return _LISTS[items] + "".join(_length(field.metadata))
+        return "a list of strings" + "".join(_length(field.metadata))
     return _NOUNS[found] + _range(field.metadata)
 
 
@@ -98,7 +93,7 @@ def plain(value: object) -> Any:  # noqa: ANN401 — JSON
         return "********" if value.get_secret_value() else ""
     if isinstance(value, tuple):
         return [plain(part) for part in value]
-    if isinstance(value, Path | IPv4Network | IPv6Network):
+    if isinstance(value, Path):
         return str(value)
     return value
 

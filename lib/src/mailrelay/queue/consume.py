@@ -111,7 +111,7 @@ class PullLoop:
         """`room` says how many more records may come now; `take` gets each of them."""
         self._connection = connection
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        self._epoch = Epoch(connection, stream, consumer)
+        self._epoch = Epoch.of_consumer(connection, stream, consumer)
         self._created = ""  # of the consumer that the subscription is for
         self._inbox = ""
         self._room = room

@@ -160,16 +160,8 @@ class FailedStore:
 
         None too when a tombstone is the last or it cannot be read. Raises QueueError.
         """
-        subject = f"{self._names.prefix}.failed.{submission}.*"
-        try:
-            answer = await self._connection.api(
-                f"STREAM.MSG.GET.{self._names.failed_stream}", {"last_by_subj": subject}
-            )
-        except QueueRefusedError as error:
-            if error.err_code == _NOT_FOUND:
-                return None
-            raise
-        return _readable(base64.b64decode(answer["message"].get("data", "")))
+        last = await self._get({"last_by_subj": f"{self._names.prefix}.failed.{submission}.*"})
+        return last.record if last is not None else None
 
     async def walk(self) -> AsyncIterator[StoredFailure]:
         """Yield every failure, oldest first, in pages. Raises QueueUnavailableError."""

@@ -56,6 +56,7 @@ def _ingress(names: Names) -> tuple[str, ...]:
         f"{prefix}.limit.>",
         names.recall_subject,
         *(f"$JS.API.DIRECT.GET.{names.limit_stream(window)}.>" for window in Window),
+        f"$JS.API.STREAM.INFO.{names.body_stream}",  # whether it is the one that chunks went to
     )
 
 
@@ -72,6 +73,7 @@ def _sender(names: Names) -> tuple[str, ...]:
         *(f"$JS.API.CONSUMER.INFO.{stream}.{consumer}" for stream, consumer in claims),
         *(f"$JS.ACK.{stream}.{consumer}.>" for stream, consumer in claims),
         f"$JS.API.STREAM.INFO.{names.lane_stream}",
+        f"$JS.API.STREAM.INFO.{names.body_stream}",
         f"$JS.API.DIRECT.GET.{names.body_stream}.>",
         f"$JS.API.STREAM.MSG.GET.{names.body_stream}",
         f"$JS.API.STREAM.MSG.GET.{names.failed_stream}",

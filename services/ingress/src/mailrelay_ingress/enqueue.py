@@ -25,6 +25,7 @@ from mailrelay.queue.bodies import (
     MAX_COPIED_BYTES,
     MAX_INLINE_BYTES,
     BodyStore,
+    Writing,
     body_token,
 )
 from mailrelay.queue.connection import QueueConnection
@@ -36,6 +37,7 @@ from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.tracing import Tracing
 from mailrelay_ingress import replies
 from mailrelay_ingress.accept import Submission
+from mailrelay_ingress.keep import ContentKeeper, Copy
 from mailrelay_ingress.memory import CHUNKS_IN_FLIGHT, SMALL_BYTES, Share
 
 _accepted = Counter("mailrelay_accepted_total", "Messages accepted: safe in the queue.")
@@ -63,6 +65,7 @@ class Enqueuer:
         tracing: Tracing,
         log: Logger,
         batch_size: int,
+        keeper: ContentKeeper | None = None,
     ) -> None:
         self._names = connection.names
         self._publisher = Publisher(connection)
@@ -71,6 +74,7 @@ class Enqueuer:
         self._tracing = tracing
         self._log = log
         self._batch_size = batch_size
+        self._keeper = keeper
 
     def use(self, config: RelayConfig) -> None:
         """Take another `batchSize`, for what is accepted from now on."""
@@ -83,7 +87,8 @@ class Enqueuer:
         judge_header: Callable[[HeaderSection], Reply | None],
     ) -> Intake:
         """Start to take a submission's content in."""
-        return Intake(submission, share, self._bodies, judge_header)
+        copy = self._keeper.begin(submission) if self._keeper else None
+        return Intake(submission, share, self._bodies, judge_header, copy)
 
     async def finish(self, intake: Intake) -> Reply:
         """Store the submission, all recipients or none, and return the client's reply."""
@@ -98,13 +103,18 @@ class Enqueuer:
         started = asyncio.get_running_loop().time()
         try:
             intake.raise_failure()
-            jobs = await self._jobs(intake, span.traceparent)
-            await self._publisher.store_together([self._record(job) for job in jobs])
+            content = b"" if intake.body else intake.inline()
+            jobs = await self._jobs(intake, content, span.traceparent)
+            await self._publisher.store_together(
+                [self._record(job) for job in jobs], guard=intake.check_body
+            )
         except QueueError as error:
             reply = self._not_stored(submission, error)
             span.end({"mailrelay.queue_id": submission.queue_id}, error=str(error))
             return reply
         _seconds.observe(asyncio.get_running_loop().time() - started)
+        if intake.copy is not None:
+            intake.copy.keep(content)
         _accepted.inc()
         _accepted_recipients.inc(len(submission.recipients))
         span.end(
@@ -130,15 +140,15 @@ class Enqueuer:
         )
         return replies.accepted(submission.queue_id)
 
-    async def _jobs(self, intake: Intake, traceparent: str) -> list[Job]:
+    async def _jobs(self, intake: Intake, content: bytes, traceparent: str) -> list[Job]:
         submission = intake.submission
         body = intake.body
-        content = b"" if body else intake.inline()
         size = body.size_bytes if body else len(content)
         # Recipients that were taken under a larger batchSize still fit in one batch of jobs.
         batch_size = max(self._batch_size, submission.batches(MAX_BATCH))
         copies = submission.batches(batch_size)
         if copies > 1 and size > MAX_COPIED_BYTES and body is None:
+            await intake.begin_body()
             body = await self._bodies.store_content(submission.queue_id, content)
             content = b""
         return list(
@@ -181,8 +191,10 @@ class Intake:
         share: Share,
         bodies: BodyStore,
         judge_header: Callable[[HeaderSection], Reply | None],
+        copy: Copy | None = None,
     ) -> None:
         self.submission = submission
+        self.copy = copy  # of what is accepted, for people (`keep`)
         self.refusal: Reply | None = None
         self.body: Body | None = None
         self._share = share
@@ -196,6 +208,7 @@ class Intake:
         self._stored_bytes = 0
         self._under_way: set[asyncio.Task[None]] = set()
         self._failure: QueueError | None = None
+        self._writing: Writing | None = None  # once something went to the body stream
 
     async def add(self, piece: bytes) -> None:
         """Take the next octets; waits while the budget or the queue has no room for more."""
@@ -238,11 +251,22 @@ class Intake:
         return content
 
     async def abandon(self) -> None:
-        """Stop storing: the client is gone or the message is not taken."""
+        """Stop storing: the client is gone or the message is not taken, or all is done."""
+        if self.copy is not None:
+            self.copy.drop()
         for task in self._under_way:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    async def begin_body(self) -> None:
+        """Note that content goes to the body stream. Raises QueueError."""
+        self._writing = self._writing or await self._bodies.begin()
+
+    async def check_body(self) -> None:
+        """Look whether a job may name what was stored. Raises BodyLostError, QueueError."""
+        if self._writing is not None:
+            await self._bodies.check(self._writing)
 
     def raise_failure(self) -> None:
         """Raise what went wrong with a chunk."""
@@ -270,8 +294,15 @@ class Intake:
         whole = len(content) if at_least == 1 else len(content) - len(content) % CHUNK_BYTES
         for start in range(0, whole, CHUNK_BYTES):
             chunk = content[start : min(start + CHUNK_BYTES, whole)]
+            try:
+                await self.begin_body()
+            except QueueError as error:
+                self._failure = error
+                return
             self._digest.update(chunk)
             self._stored_bytes += len(chunk)
+            if self.copy is not None:
+                self.copy.add(chunk)
             while len(self._under_way) >= CHUNKS_IN_FLIGHT:
                 await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
             task = asyncio.create_task(self._store_chunk(self._chunks, chunk))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from mailrelay.config.model import RelayConfig
+from mailrelay.config.networks import is_in, parse_network
 from mailrelay.mail.address import AddressError, AddressFault, Path, parse_path
 from mailrelay.mail.header import HeaderSection
 from mailrelay.mail.reply import Reply
@@ -29,6 +30,8 @@ class Policy:
         self._max_message_bytes = config.max_message_bytes
         self._max_connections = config.max_connections
         self._local_only = config.security.allow_local_only
+        self._networks = [parse_network(text) for text in config.security.allowed_networks]
+        self._plaintext_auth = config.security.allow_plaintext_auth
         self._require_auth = config.security.require_auth
         self._max_recipients = min(MAX_RECIPIENTS, config.batch_size * MAX_BATCH)
 
@@ -36,11 +39,15 @@ class Policy:
         """Say why a client is not served, or nothing."""
         if stopping:
             return replies.SHUTTING_DOWN
-        if self._local_only and not client.is_local:
+        if self._local_only and not client.is_local and not is_in(client.address, self._networks):
             return replies.CLIENT_DENIED
         if connections > self._max_connections:
             return replies.TOO_MANY_CONNECTIONS
         return None
+
+    def allows_plaintext_auth(self, client: Client) -> bool:
+        """Tell whether the client may send a password without TLS (RFC 4954 section 4: 538)."""
+        return client.is_local or self._plaintext_auth
 
     def on_mail(
         self, client: Client, current: Transaction | None, text: str

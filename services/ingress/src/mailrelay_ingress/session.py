@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 
+from mailrelay.config.networks import is_loopback
 from mailrelay.mail.address import same_mailbox
 from mailrelay_ingress.reservation import Reservation
 
@@ -47,9 +47,4 @@ class Transaction:
 
 def is_local_address(address: str) -> bool:
     """Tell whether a peer's address is loopback, also when IPv4 comes mapped into IPv6."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return bool((mapped or parsed).is_loopback)
+    return is_loopback(address)

@@ -13,7 +13,8 @@
    meant); `failed_files` keeps a file for each, with its `held_content`; `failed_removal` removes
    by hand and past the limits.
 9. `retry` sends failed mail again, `captured` releases captured mail, as `lane_room` has room;
-   `release_book` notes how far. Their notes are in `admin_database`.
+   `release_book` notes how far. Their notes are in `admin_database`. `kept` finds and thins out
+   the content that ingress kept.
 10. `limits` tells how far the rate limits are used up.
 11. `http` answers: `access` says who may ask what, `page` is the page for people, `exposition`
     the numbers for Prometheus, `serve` the listening sockets. `admin` adds what is asked for by

@@ -11,10 +11,8 @@ Everybody else is refused.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -22,6 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mailrelay.config.model import RelayConfig
+from mailrelay.config.networks import Network, parse_address, parse_network
 from mailrelay.config.token import Token, read_token
 
 # What monitoring asks for; nothing here names a sender or a recipient.
@@ -42,7 +41,7 @@ _ALWAYS = (
 class Guests:
     """Who else may ask; follows the configuration."""
 
-    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    networks: tuple[Network, ...] = ()
     token: Token | None = None
 
     @classmethod
@@ -57,7 +56,7 @@ class Guests:
         token = read_token(config.http.token_file)
 
         def take() -> None:
-            self.networks = config.http.allowed_networks
+            self.networks = tuple(map(parse_network, config.http.allowed_networks))
             self.token = token
 
         return take
@@ -100,7 +99,7 @@ class Access:
 def refusal(scope: Scope, guests: Guests) -> Refusal | None:
     """Return why a request is not answered; None when it is."""
     client = scope.get("client")
-    address = _address(client[0]) if client is not None else None
+    address = parse_address(client[0]) if client is not None else None
     if address is None:
         return Refusal(_FORBIDDEN, "only this machine is answered")
     headers = Headers(scope=scope)
@@ -130,15 +129,6 @@ def _local_refusal(method: str, headers: Headers) -> str:
     return ""
 
 
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """Return a peer's address; IPv4 that comes mapped into IPv6 as IPv4."""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
-
-
 def _is_local_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
@@ -149,5 +139,5 @@ def _is_local_url(text: str) -> bool:
     if not plain or parts.hostname is None:
         return False
     # An address cannot be pointed elsewhere, as a stranger's name can.
-    address = _address(parts.hostname)
+    address = parse_address(parts.hostname)
     return address.is_loopback if address is not None else parts.hostname == "localhost"

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 
 from mailrelay.mail.ids import QueueId, is_queue_id
 from mailrelay.mail.job import Job
@@ -22,6 +22,7 @@ from mailrelay_monitor.captured import NothingCapturedError
 from mailrelay_monitor.failed_files import rfc3339
 from mailrelay_monitor.failed_filter import MAX_IDS, FailedFilter
 from mailrelay_monitor.held_content import message_pieces
+from mailrelay_monitor.kept import kept_content
 from mailrelay_monitor.release_book import ReleaseRequest
 
 _LIMIT = 200
@@ -158,11 +159,16 @@ async def _records(parts: AdminParts, queue_id: str) -> list[StoredCapture]:
 
 
 async def _content(parts: AdminParts, queue_id: str) -> Response:
-    """Answer with the message itself; captured and failed mail is where it can be found."""
+    """Answer with the message itself, from the files kept beside the queue or from its records."""
+    kept = kept_content(parts.data_dir, QueueId(queue_id)) if is_queue_id(queue_id) else None
+    if kept is not None:
+        return FileResponse(kept, media_type="message/rfc822", filename=kept.name)
     job = await _held(parts, QueueId(queue_id)) if is_queue_id(queue_id) else None
     if job is None:
         raise BadRequestError(
-            404, "no content is kept under this queue id; it is of captured and failed mail only"
+            404,
+            "no content is kept under this queue id; it is of captured and failed mail, and of all "
+            "mail while security.logAllEmails keeps it",
         )
     pieces = message_pieces(parts.bodies, job)
     try:

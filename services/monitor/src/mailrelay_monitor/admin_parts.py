@@ -45,6 +45,7 @@ class AdminParts:
     bodies: BodyStore
     events: EventWriter
     has_upstream: Callable[[], bool]  # now: the configuration may change
+    data_dir: Path
 
     def run(self) -> Iterator[Awaitable[None]]:
         """Return what must run for as long as the monitor does."""
@@ -133,4 +134,5 @@ def admin_parts(  # noqa: PLR0913 — what the composition root has
         bodies=bodies,
         events=events,
         has_upstream=has_upstream,
+        data_dir=data_dir,
     )

@@ -38,6 +38,7 @@ from mailrelay_monitor.exposition import LedgerMetrics
 from mailrelay_monitor.http import Sources, make_app
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
+from mailrelay_monitor.kept import KeptEmails, KeptMetrics
 from mailrelay_monitor.limits import LimitView
 from mailrelay_monitor.ready import Readiness
 from mailrelay_monitor.serve import HttpServer, listening_sockets
@@ -117,6 +118,13 @@ class _Monitor:
         )
         LedgerMetrics(lambda: self._collector.ledger, registry)
         self._registry = registry
+        self._kept = KeptEmails(
+            settings.data_dir,
+            settings.config.emails,
+            clock=clock,
+            log=log,
+            metrics=KeptMetrics(registry),
+        )
         readiness = Readiness(
             connection, settings.smtp_address, lambda: self._collector.is_caught_up
         )
@@ -179,6 +187,7 @@ class _Monitor:
                 self._bodies.run_prompted(),
                 self._bodies.run_sweep(),
                 self._live.run(),
+                self._kept.run(),
                 *self._admin.run(),
                 *([probe.beat()] if probe else []),
             )
