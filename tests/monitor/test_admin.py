@@ -157,6 +157,7 @@ async def start(connect: Connect, tmp_path: Path, log: Logger) -> AsyncIterator[
             log=log,
             prompt=prompted.append,
             asking=asyncio.Lock(),
+            has_upstream=lambda: config.forward_smtp,
         )
         app = FastAPI()
         mount_admin(app, parts)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from prometheus_client import Counter, Histogram
 
+from mailrelay.config.model import RelayConfig
 from mailrelay.mail.event import Accepted, Summary
 from mailrelay.mail.header import MAX_HEADER_BYTES, HeaderSection, read_header
 from mailrelay.mail.job import Body, Job
@@ -30,7 +31,7 @@ from mailrelay.queue.bodies import (
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError, QueueFullError, RecordTooLargeError
 from mailrelay.queue.events import EventWriter
-from mailrelay.queue.publish import Publisher, Record
+from mailrelay.queue.publish import MAX_BATCH, Publisher, Record
 from mailrelay.queue.wire import encode_jobs
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.steps import passed
@@ -75,6 +76,10 @@ class Enqueuer:
         self._log = log
         self._batch_size = batch_size
         self._keeper = keeper
+
+    def use(self, config: RelayConfig) -> None:
+        """Take another `batchSize`, for what is accepted from now on."""
+        self._batch_size = config.batch_size
 
     def begin(
         self,
@@ -142,7 +147,9 @@ class Enqueuer:
         submission = intake.submission
         body = intake.body
         size = body.size_bytes if body else len(content)
-        copies = submission.batches(self._batch_size)
+        # Recipients that were taken under a larger batchSize still fit in one batch of jobs.
+        batch_size = max(self._batch_size, submission.batches(MAX_BATCH))
+        copies = submission.batches(batch_size)
         if copies > 1 and size > MAX_COPIED_BYTES and body is None:
             await intake.begin_body()
             body = await self._bodies.store_content(submission.queue_id, content)
@@ -150,7 +157,7 @@ class Enqueuer:
             content = b""
         return list(
             submission.jobs(
-                self._batch_size, content=content, body=body, size=size, traceparent=traceparent
+                batch_size, content=content, body=body, size=size, traceparent=traceparent
             )
         )
 

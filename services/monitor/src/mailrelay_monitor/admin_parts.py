@@ -45,7 +45,7 @@ class AdminParts:
     captured_remover: CapturedRemover
     bodies: BodyStore
     events: EventWriter
-    has_upstream: bool
+    has_upstream: Callable[[], bool]  # now: the configuration may change
     data_dir: Path
 
     def run(self) -> Iterator[Awaitable[None]]:
@@ -73,6 +73,7 @@ def admin_parts(  # noqa: PLR0913 — what the composition root has
     log: Logger,
     prompt: Callable[[QueueId], None],
     asking: asyncio.Lock,
+    has_upstream: Callable[[], bool],
 ) -> AdminParts:
     """Put the parts together.
 
@@ -145,6 +146,6 @@ def admin_parts(  # noqa: PLR0913 — what the composition root has
         captured_remover=CapturedRemover(captured, log=log, prompt=prompt),
         bodies=bodies,
         events=events,
-        has_upstream=config.forward_smtp,
+        has_upstream=has_upstream,
         data_dir=data_dir,
     )
