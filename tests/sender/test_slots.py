@@ -17,13 +17,22 @@ import pytest
 from structlog.testing import LogCapture
 
 from mailrelay.mail.job import Recipient
+from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import Claim, PullLoop
+from mailrelay.queue.events import EventWriter
+from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.lanes import LADDER
+from mailrelay.queue.pace import PaceStore
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
 from mailrelay.queue.wire import encode_jobs
+from mailrelay.runtime.lifecycle import end_tasks
+from mailrelay.runtime.steps import listen
 from mailrelay_cli.nats_server import find_nats_server
+from mailrelay_sender.pacing import Pacing, PacingOptions
+from mailrelay_sender.settle import Settler
+from mailrelay_sender.slots import SlotLimits, Slots
 from mailrelay_sender.suspicion import SUSPICIOUS_DELIVERIES
 from tests.lib.jobs import make_job, queue_id
 from tests.sender.test_settle import logger
@@ -184,3 +193,80 @@ async def test_a_job_that_came_and_went_for_its_turn_is_not_suspected_of_killing
         async with made.one_slot(batchDelay=100, queue={"ackWaitSeconds": 20}) as log_file:
             await made.upstream.wait_received(batches, 40)
             assert ("record.quarantined" in log_file.read_text()) == is_suspected
+
+
+async def stored(made: Rig, stream: str) -> int:
+    async with made.server.connected(Role.ADMIN, logger(LogCapture())) as admin:
+        return int((await admin.api(f"STREAM.INFO.{stream}"))["state"]["messages"])
+
+
+@pytest.mark.timeout(90)
+async def test_a_stop_waits_for_the_answer_to_the_final_dot_of_what_is_tried_alone(
+    tmp_path: Path,
+) -> None:
+    async with rig(tmp_path, 13.0) as made:  # longer than attempts get at a stop otherwise
+        await made.store(NEW)
+        await made.store(NEW)  # and one that waits for its turn to be tried alone
+        names = made.sender.names
+        claims: asyncio.Queue[Claim] = asyncio.Queue()
+        pull = PullLoop(
+            made.sender, names.in_stream(), names.in_consumer, room=lambda: 9, take=claims.put
+        )
+        another = asyncio.create_task(pull.run())
+        for _ in range(2 * (SUSPICIOUS_DELIVERIES + 2)):
+            await (await asyncio.wait_for(claims.get(), 10)).give_back()
+        await pull.stop()
+        another.cancel()
+        async with made.one_slot() as log_file:
+            await wait_until(lambda: len(made.seen) == 1, 20, "one is on its way")
+            assert "record.quarantined" in log_file.read_text()
+        assert len(made.upstream.received) == 1
+        assert len(made.seen) == 1, "the other one was not begun any more"
+        assert await stored(made, names.in_stream()) == 1
+
+
+async def test_a_stop_breaks_off_no_move_between_its_copy_and_its_ack(tmp_path: Path) -> None:
+    async with rig(tmp_path, 0.0) as made:
+        server, sender, log = made.server, made.sender, logger(LogCapture())
+        publisher = Publisher(sender)
+        job = replace(make_job(1, submission=queue_id(1)), due=time.time() + 3000)
+        subject = sender.names.lane_subject(LANES["now"], None)
+        await publisher.store(Record(subject, encode_jobs([job]), "one"))
+        events = EventWriter(sender, publisher, lambda _: None)
+        bodies = BodyStore(sender, publisher)
+        options = PacingOptions(0, continue_on_error=True, patience_seconds=1, overdue_seconds=1)
+        slots = Slots(
+            sender,
+            SlotLimits(1, 30),
+            Settler(sender, events, bodies, log, time.time),
+            log,
+            time.time,
+            takes_new=lambda: True,
+            pacing=Pacing(
+                PaceStore(sender, publisher),
+                FailedStore(sender, publisher),
+                options,
+                time.time,
+                log,
+            ),
+        )
+        steps: list[str] = []
+
+        def listener(step: str) -> None:
+            if step == "publish.sent" and step not in steps:
+                server.freeze()  # the copy is on its way, and not answered
+            steps.append(step)
+
+        listen(listener)
+        running = [asyncio.ensure_future(part) for part in slots.run()]
+        try:
+            await wait_until(lambda: "publish.sent" in steps, 10, "the copy is on its way")
+            await slots.stop()
+            server.thaw()
+            await slots.wait_idle(10)
+            await slots.end()
+        finally:
+            listen(None)
+            server.thaw()
+            await end_tasks(running)
+        assert await stored(made, sender.names.lane_stream) == 1, steps

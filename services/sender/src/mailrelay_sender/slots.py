@@ -22,6 +22,7 @@ from mailrelay.queue.errors import ClaimVoidError, QueueError, QueueFullError
 from mailrelay.queue.lanes import LADDER, Lane, Move, Wait, decide
 from mailrelay.queue.wire import RecordError, UnknownVersionError, decode_jobs
 from mailrelay.runtime.clock import Clock
+from mailrelay.runtime.lifecycle import end_tasks
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.steps import passed
 from mailrelay_sender.fair import FairShare
@@ -180,8 +181,15 @@ class Slots:
         for source in self._sources:
             while source.ready:
                 await self.give_back(source.ready.popleft())
-        for task in self._moves:
-            task.cancel()
+
+    async def end(self) -> None:
+        """Break off what is under way beside the slots; an orderly stop waits for it before."""
+        await end_tasks(self._moves)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether nothing new may begin."""
+        return self._stopping
 
     async def wait_idle(self, limit_seconds: float) -> None:
         """Wait until nothing is claimed any more, `limit_seconds` at most."""
