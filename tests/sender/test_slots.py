@@ -9,9 +9,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from structlog.testing import LogCapture
@@ -28,6 +29,7 @@ from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
 from mailrelay.queue.wire import encode_jobs
 from mailrelay.runtime.lifecycle import end_tasks
+from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.steps import listen
 from mailrelay_cli.nats_server import find_nats_server
 from mailrelay_sender.pacing import Pacing, PacingOptions
@@ -225,31 +227,31 @@ async def test_a_stop_waits_for_the_answer_to_the_final_dot_of_what_is_tried_alo
         assert await stored(made, names.in_stream()) == 1
 
 
+def slots_here(sender: QueueConnection, log: Logger, ack_wait_seconds: float = 30) -> Slots:
+    """A sender's slots in this process."""
+    publisher = Publisher(sender)
+    events = EventWriter(sender, publisher, lambda _: None)
+    settler = Settler(sender, events, BodyStore(sender, publisher), log, time.time)
+    options = PacingOptions(0, continue_on_error=True, patience_seconds=1, overdue_seconds=1)
+    failed = FailedStore(sender, publisher)
+    return Slots(
+        sender,
+        SlotLimits(1, ack_wait_seconds),
+        settler,
+        log,
+        time.time,
+        takes_new=lambda: True,
+        pacing=Pacing(PaceStore(sender, publisher), failed, options, time.time, log),
+    )
+
+
 async def test_a_stop_breaks_off_no_move_between_its_copy_and_its_ack(tmp_path: Path) -> None:
     async with rig(tmp_path, 0.0) as made:
         server, sender, log = made.server, made.sender, logger(LogCapture())
-        publisher = Publisher(sender)
         job = replace(make_job(1, submission=queue_id(1)), due=time.time() + 3000)
         subject = sender.names.lane_subject(LANES["now"], None)
-        await publisher.store(Record(subject, encode_jobs([job]), "one"))
-        events = EventWriter(sender, publisher, lambda _: None)
-        bodies = BodyStore(sender, publisher)
-        options = PacingOptions(0, continue_on_error=True, patience_seconds=1, overdue_seconds=1)
-        slots = Slots(
-            sender,
-            SlotLimits(1, 30),
-            Settler(sender, events, bodies, log, time.time),
-            log,
-            time.time,
-            takes_new=lambda: True,
-            pacing=Pacing(
-                PaceStore(sender, publisher),
-                FailedStore(sender, publisher),
-                options,
-                time.time,
-                log,
-            ),
-        )
+        await Publisher(sender).store(Record(subject, encode_jobs([job]), "one"))
+        slots = slots_here(sender, log)
         steps: list[str] = []
 
         def listener(step: str) -> None:
@@ -270,3 +272,32 @@ async def test_a_stop_breaks_off_no_move_between_its_copy_and_its_ack(tmp_path: 
             server.thaw()
             await end_tasks(running)
         assert await stored(made, sender.names.lane_stream) == 1, steps
+
+
+async def test_a_record_that_another_sender_has_by_now_is_not_given_back(tmp_path: Path) -> None:
+    async with rig(tmp_path, 0.0) as made, contextlib.AsyncExitStack() as stack:
+        log = logger(LogCapture())
+        await made.server.ensure(log, replace(LIMITS, ack_wait_seconds=1))
+        await made.store(NEW)
+        slots = slots_here(made.sender, log, ack_wait_seconds=1)
+        holding, *pulls = slots.run()
+        pulling = [asyncio.ensure_future(pull) for pull in pulls]
+        cast("Coroutine[None, None, None]", holding).close()  # as in a process that is stopped
+        work = await asyncio.wait_for(slots.next_work(), 10)
+        await slots.stop()  # or it would come again to its own pull
+        await end_tasks(pulling)
+        other = await stack.enter_async_context(made.server.connected(Role.SENDER, log))
+        claims: asyncio.Queue[Claim] = asyncio.Queue()
+        names = other.names
+        loop = PullLoop(
+            other, names.in_stream(), names.in_consumer, room=lambda: 9, take=claims.put
+        )
+        theirs = asyncio.create_task(loop.run())
+        taken = await asyncio.wait_for(claims.get(), 10)
+        assert (taken.sequence, taken.delivered) == (work.claim.sequence, 2)
+        await slots.give_back(work)
+        await taken.hold()
+        await made.store(NEW)
+        following = await asyncio.wait_for(claims.get(), 10)
+        assert following.sequence != taken.sequence, "it was delivered to a third one beside"
+        await end_tasks([theirs])

@@ -163,8 +163,14 @@ class Slots:
         self._sources[0].pull.wake()
 
     async def give_back(self, work: Work, delay_seconds: float = 0.0) -> None:
-        """Let the queue deliver a record again."""
+        """Let the queue deliver a record again.
+
+        One that another sender may have been given meanwhile is left to it, or comes again by
+        itself: giving it back would have it delivered to a third one beside.
+        """
         self._forget(work.key)
+        if not work.claim.is_surely_ours:
+            return
         self._suspicion.given_back(work.key)
         with contextlib.suppress(QueueError):  # it comes back by itself after ack_wait
             await work.claim.give_back(delay_seconds)

@@ -167,6 +167,8 @@ async def _deliver(parts: WorkParts, work: Work) -> Tried | None:
         return known
     if job.resend_of and not await parts.settler.claim_resend(work.claim, job):
         return None
+    if not work.claim.is_surely_ours:  # claiming it took time
+        raise NotBegunError
     if work.stopped_by:
         return _left_out(parts, job, work.stopped_by)
     tried = await _tried(parts, work)
