@@ -27,7 +27,7 @@ from mailrelay.queue.lanes import LADDER
 from mailrelay.queue.pace import PaceStore
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
-from mailrelay.queue.wire import encode_jobs
+from mailrelay.queue.wire import RecordError, encode_jobs
 from mailrelay.runtime.lifecycle import end_tasks
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.steps import listen
@@ -227,11 +227,16 @@ async def test_a_stop_waits_for_the_answer_to_the_final_dot_of_what_is_tried_alo
         assert await stored(made, names.in_stream()) == 1
 
 
-def slots_here(sender: QueueConnection, log: Logger, ack_wait_seconds: float = 30) -> Slots:
+def slots_here(
+    sender: QueueConnection,
+    log: Logger,
+    ack_wait_seconds: float = 30,
+    made_by: type[Settler] = Settler,
+) -> Slots:
     """A sender's slots in this process."""
     publisher = Publisher(sender)
     events = EventWriter(sender, publisher, lambda _: None)
-    settler = Settler(sender, events, BodyStore(sender, publisher), log, time.time)
+    settler = made_by(sender, events, BodyStore(sender, publisher), log, time.time)
     options = PacingOptions(0, continue_on_error=True, patience_seconds=1, overdue_seconds=1)
     failed = FailedStore(sender, publisher)
     return Slots(
@@ -301,3 +306,39 @@ async def test_a_record_that_another_sender_has_by_now_is_not_given_back(tmp_pat
         following = await asyncio.wait_for(claims.get(), 10)
         assert following.sequence != taken.sequence, "it was delivered to a third one beside"
         await end_tasks([theirs])
+
+
+class SlowSettler(Settler):
+    """Takes its time, as at a busy disk, and notes how many records it has at once."""
+
+    at_once = most_at_once = 0
+
+    async def set_aside(self, claim: Claim, error: RecordError) -> None:
+        """Keep a record that cannot be read."""
+        SlowSettler.at_once += 1
+        SlowSettler.most_at_once = max(SlowSettler.most_at_once, SlowSettler.at_once)
+        await asyncio.sleep(0.05)
+        await super().set_aside(claim, error)
+        SlowSettler.at_once -= 1
+
+
+async def test_no_more_records_that_cannot_be_read_are_claimed_than_there_is_room_for(
+    tmp_path: Path,
+) -> None:
+    async with rig(tmp_path, 0.0) as made:
+        names = made.sender.names
+        for _ in range(30):
+            await Publisher(made.ingress).store(Record(names.in_subject(None), b"\x01?", ""))
+        slots = slots_here(made.sender, logger(LogCapture()), made_by=SlowSettler)
+        running = [asyncio.ensure_future(part) for part in slots.run()]
+
+        async def all_kept() -> bool:
+            return await stored(made, names.failed_stream) == 30
+
+        await wait_until(all_kept, 30, "all are in the failed store")
+        await slots.stop()
+        await slots.wait_idle(5)
+        await slots.end()
+        await end_tasks(running)
+        assert SlowSettler.most_at_once == 1  # as many as there are slots
+        assert await stored(made, names.in_stream()) == 0
