@@ -194,7 +194,7 @@ def count_calls(file: Path) -> int:
 
 
 async def watch_waiting(folder: Path, waiting: int) -> str:
-    """Put deferred messages into the longest lane; return what each process uses without and with."""
+    """Return what each process uses without deferred messages, and with `waiting` of them."""
     port = free_port()
     async with started(folder, port) as relay:
         idle = await percent_used(relay)
