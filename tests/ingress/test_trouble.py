@@ -64,6 +64,36 @@ async def test_a_full_queue_is_answered_452_until_there_is_room(
     assert (await submit(running, recipients=many)).code == 250
 
 
+async def test_content_that_the_queue_lost_meanwhile_is_not_accepted(
+    running: Ingress, server: NatsServer, log: Logger
+) -> None:
+    await asyncio.to_thread(server.reset, log, LIMITS)
+    async with greeted(running) as dialogue:
+        dialogue.limit_seconds = 30
+        await dialogue.cmd("MAIL FROM:<a@sender.test>", 250)
+        await dialogue.cmd("RCPT TO:<b@reader.test>", 250)
+        await dialogue.cmd("DATA", 354)
+        dialogue.send_raw(b"Subject: x\r\n\r\n" + (b"z" * 76 + b"\r\n") * 40_000)
+
+        async def chunks() -> int:
+            async with server.connected(Role.MONITOR, log) as monitor:
+                info = await monitor.api("STREAM.INFO.mailrelay-body")
+            return int(info["state"]["messages"])
+
+        async def some_are_stored() -> bool:
+            return await chunks() >= 4
+
+        await wait_until(some_are_stored, 10, "chunks are stored")
+        await server.lose_data(log)
+        dialogue.send_raw(b"the end\r\n.\r\n")
+        refused = await dialogue.read_reply()
+        assert (refused.code, refused.enhanced) == (451, "4.3.0")
+    async with server.connected(Role.ADMIN, log) as admin:
+        info = await admin.api("STREAM.INFO.mailrelay-in-0")
+    assert info["state"]["messages"] == 0
+    assert (await submit(running)).code == 250
+
+
 async def test_a_record_names_the_body_that_its_settling_may_write(
     running: Ingress, server: NatsServer, log: Logger
 ) -> None:

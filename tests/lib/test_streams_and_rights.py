@@ -132,6 +132,10 @@ FORBIDDEN = [
     (Role.SENDER, "mailrelay.event.ingress"),
     (Role.SENDER, "mailrelay.event.monitor"),
     (Role.SENDER, "mailrelay.checkpoint"),
+    (Role.INGRESS, "mailrelay.state.sender"),
+    (Role.SENDER, "mailrelay.state.ingress"),
+    (Role.MONITOR, "mailrelay.state.sender"),
+    (Role.ADMIN, "mailrelay.state.sender"),
     (Role.MONITOR, "mailrelay.lane.5s.-"),
     (Role.MONITOR, f"mailrelay.failed.{ID}.0"),
     (Role.MONITOR, "mailrelay.event.sender"),
@@ -226,6 +230,8 @@ async def test_nobody_hears_anothers_replies_or_the_streams_subjects(
         subjects = [*others, "mailrelay.in.>", "mailrelay.>", ">", "_INBOX.>", "mailrelay.limit.>"]
         if role is not Role.INGRESS:
             subjects.append("mailrelay.recall")
+        if role is not Role.MONITOR:
+            subjects.append("mailrelay.state.*")
         for subject in subjects:
             await connection.subscribe(subject, hear)
 

@@ -156,6 +156,8 @@ async def start(connect: Connect, tmp_path: Path, log: Logger) -> AsyncIterator[
             clock=lambda: time.time() + made.ahead,
             log=log,
             prompt=prompted.append,
+            asking=asyncio.Lock(),
+            has_upstream=lambda: config.forward_smtp,
         )
         app = FastAPI()
         mount_admin(app, parts)

@@ -1,17 +1,41 @@
-"""The files that a configuration names: whether the listener could use them, before it starts."""
+"""The files that a configuration names: whether they can be used, before anything starts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from mailrelay.config.load import ConfigError
+from mailrelay.config.load import ConfigError, Loaded
 from mailrelay.config.model import RelayConfig
+from mailrelay.config.tls import upstream_context
+from mailrelay.config.token import read_token
 from mailrelay.config.users import common_names, read_users
 from mailrelay.runtime.certificate import CertificateError, CertificateFiles, check_certificate
 
 
+def check_files(loaded: Loaded) -> None:
+    """Raise ConfigError, one line for each file that cannot be used, with the option's source."""
+    config = loaded.config
+    faults = file_faults(config)
+    for check in (
+        lambda: upstream_context(config),
+        lambda: read_token(config.http.token_file),
+    ):
+        try:
+            check()
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        sources = (loaded.sources.get(fault.partition(":")[0], "") for fault in faults)
+        raise ConfigError(
+            [
+                f"{source}: {fault}" if source else fault
+                for source, fault in zip(sources, faults, strict=True)
+            ]
+        )
+
+
 def file_faults(config: RelayConfig) -> list[str]:
-    """Say what is wrong with them, a line a fault."""
+    """Say what is wrong with what the listener reads, a line a fault."""
     faults = []
     certificate = certificate_files(config)
     if certificate is not None:

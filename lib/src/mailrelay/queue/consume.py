@@ -18,7 +18,12 @@ from nats.aio.subscription import Subscription
 
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.epoch import Epoch
-from mailrelay.queue.errors import ClaimVoidError, QueueError, QueueUnavailableError
+from mailrelay.queue.errors import (
+    ClaimVoidError,
+    QueueError,
+    QueueRefusedError,
+    QueueUnavailableError,
+)
 from mailrelay.runtime.steps import passed
 
 HOLDS_PER_ACK_WAIT = 3  # two may be lost before another process gets the record
@@ -28,6 +33,7 @@ _SILENCE_SECONDS = 2.2 * _HEARTBEAT_SECONDS
 _RETRY_SECONDS = 0.25
 _ACK_TIMEOUT_SECONDS = 2.0
 _HEARTBEAT = "100"
+_NOT_FOUND = 10037
 
 
 class Claim:
@@ -37,9 +43,12 @@ class Claim:
     """
 
     __slots__ = (
+        "_ack_wait_seconds",
         "_connection",
         "_created",
         "_epoch",
+        "_generation",
+        "_held_at",
         "_reply",
         "consumer",
         "delivered",
@@ -50,12 +59,20 @@ class Claim:
     )
 
     def __init__(
-        self, connection: QueueConnection, message: Msg, epoch: Epoch, created: str
+        self,
+        connection: QueueConnection,
+        message: Msg,
+        epoch: Epoch,
+        created: str,
+        ack_wait_seconds: float,
     ) -> None:
         metadata = message.metadata
         self._connection = connection
         self._epoch = epoch
         self._created = created
+        self._ack_wait_seconds = ack_wait_seconds
+        self._generation = connection.generation
+        self._held_at = asyncio.get_running_loop().time()
         self._reply = message.reply
         self.payload = message.data
         self.stream: str = metadata.stream
@@ -69,10 +86,35 @@ class Claim:
         """What names the record for as long as its stream lives."""
         return self.stream, self.sequence
 
+    @property
+    def is_surely_ours(self) -> bool:
+        """Whether nobody else can have been given the record meanwhile.
+
+        It may have been when it was not held for `ack_wait` (this process was stopped), or when the
+        connection broke: a killed server may have forgotten that it gave it to us.
+        """
+        age = asyncio.get_running_loop().time() - self._held_at
+        return self._generation == self._connection.generation and age < self._ack_wait_seconds
+
+    async def is_still_there(self) -> bool:
+        """Tell whether the record is still in its stream, asked of the stream's leader.
+
+        Raises ClaimVoidError, QueueError.
+        """
+        await self._check()
+        try:
+            await self._connection.api(f"STREAM.MSG.GET.{self.stream}", {"seq": self.sequence})
+        except QueueRefusedError as error:
+            if error.err_code == _NOT_FOUND:
+                return False
+            raise
+        return True
+
     async def hold(self) -> None:
         """Keep the claim for another `ack_wait`. Raises QueueError."""
         await self._check()
         await self._connection.publish_nowait(self._reply, b"+WPI")
+        self._held_at = asyncio.get_running_loop().time()
 
     async def ack(self) -> None:
         """Remove the record; returns once the server has confirmed it.
@@ -115,13 +157,15 @@ class PullLoop:
         *,
         room: Callable[[], int],
         take: Callable[[Claim], Awaitable[None]],
+        ack_wait_seconds: float = 30.0,
     ) -> None:
         """`room` says how many more records may come now; `take` gets each of them."""
         self._connection = connection
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        self._epoch = Epoch(connection, stream, consumer)
+        self._epoch = Epoch.of_consumer(connection, stream, consumer)
         self._created = ""  # of the consumer that the subscription is for
         self._inbox = ""
+        self._ack_wait_seconds = ack_wait_seconds
         self._room = room
         self._take = take
         self._wake = asyncio.Event()
@@ -221,7 +265,9 @@ class PullLoop:
         if message.reply:  # a record: it comes under its own subject, its reply is how to ack it
             self._heard_at = asyncio.get_running_loop().time()
             self._open = max(0, self._open - 1)
-            await self._take(Claim(self._connection, message, self._epoch, created))
+            await self._take(
+                Claim(self._connection, message, self._epoch, created, self._ack_wait_seconds)
+            )
         elif message.subject.rpartition(".")[2] == self._token:  # else of a pull given up before
             self._heard_at = asyncio.get_running_loop().time()
             self._hear_status((message.headers or {}).get("Status", ""))

@@ -115,6 +115,10 @@ class Names:
         """Where a role (`ingress`, `sender`, `monitor`) tells its events."""
         return f"{self.prefix}.event.{source}"
 
+    def state_subject(self, role: str) -> str:
+        """Where a role's processes tell what is wrong with them; stored nowhere."""
+        return f"{self.prefix}.state.{role}"
+
     @property
     def checkpoint_subject(self) -> str:
         """The one place of the monitor's totals."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -47,6 +47,10 @@ class Stored:
     total: int | None = None  # of a counter, behind an addition
 
 
+# Says by an exception that a record must not be stored (any more).
+Guard = Callable[[], Awaitable[None]]
+
+
 class _AckError(msgspec.Struct):
     code: int = 0
     err_code: int = 0
@@ -69,8 +73,14 @@ class Publisher:
     def __init__(self, connection: QueueConnection) -> None:
         self._connection = connection
 
-    async def store(self, record: Record, *, deadline_seconds: float = DEADLINE_SECONDS) -> Stored:
-        """Store one record.
+    async def store(
+        self,
+        record: Record,
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        guard: Guard | None = None,
+    ) -> Stored:
+        """Store one record. What `guard` raises ends it: it is asked before each try.
 
         Raises QueueFullError, RecordTooLargeError, QueueRefusedError (nothing stored), or
         QueueUnavailableError when the deadline passed with the outcome unknown.
@@ -80,6 +90,8 @@ class Publisher:
             headers["Nats-Msg-Id"] = record.message_id
         deadline = _Deadline(deadline_seconds)
         while True:
+            if guard is not None:
+                await guard()
             try:
                 answer = await self._connection.request(
                     record.subject,
@@ -91,12 +103,18 @@ class Publisher:
                 passed("publish.answered")
                 return _read_ack(answer.data)
             except QueueUnavailableError:
+                await asyncio.sleep(_PAUSE_SECONDS)
+                # Behind the pause: a process that was stopped in it comes too late for the
+                # server's duplicate window.
                 if deadline.is_over():
                     raise
-                await asyncio.sleep(_PAUSE_SECONDS)
 
     async def store_together(
-        self, records: Sequence[Record], *, deadline_seconds: float = DEADLINE_SECONDS
+        self,
+        records: Sequence[Record],
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        guard: Guard | None = None,
     ) -> None:
         """Store all records or none, as one atomic batch (at most `MAX_BATCH`).
 
@@ -104,18 +122,20 @@ class Publisher:
         when it was stored the first time: that is the success it is taken for.
         """
         if len(records) == 1:
-            await self.store(records[0], deadline_seconds=deadline_seconds)
+            await self.store(records[0], deadline_seconds=deadline_seconds, guard=guard)
             return
         deadline = _Deadline(deadline_seconds)
         repeated = False
         while True:
+            if guard is not None:
+                await guard()
             try:
                 await self._store_batch(records, deadline.try_timeout())
             except QueueUnavailableError:
+                await asyncio.sleep(_PAUSE_SECONDS)
                 if deadline.is_over():
                     raise
                 repeated = True
-                await asyncio.sleep(_PAUSE_SECONDS)
             except QueueRefusedError as error:
                 if repeated and error.err_code == _ALREADY_STORED:
                     return
@@ -175,7 +195,7 @@ class _Deadline:
 
     def is_over(self) -> bool:
         """Whether there is no time for another try."""
-        return self._loop.time() + _PAUSE_SECONDS >= self._ends_at
+        return self._loop.time() >= self._ends_at
 
 
 def _read_ack(payload: bytes) -> Stored:

@@ -41,6 +41,8 @@ def rights_of(role: Role, names: Names) -> Rights:
     subscribe = [f"{names.inbox_prefix(role.value)}.>"]
     if role is Role.INGRESS:
         subscribe.append(names.recall_subject)
+    if role is Role.MONITOR:
+        subscribe.append(names.state_subject("*"))
     return Rights(publish, tuple(subscribe))
 
 
@@ -50,9 +52,11 @@ def _ingress(names: Names) -> tuple[str, ...]:
         f"{prefix}.in.>",
         f"{prefix}.body.>",
         f"{prefix}.event.ingress",
+        names.state_subject("ingress"),
         f"{prefix}.limit.>",
         names.recall_subject,
         *(f"$JS.API.DIRECT.GET.{names.limit_stream(window)}.>" for window in Window),
+        f"$JS.API.STREAM.INFO.{names.body_stream}",  # whether it is the one that chunks went to
     )
 
 
@@ -64,10 +68,12 @@ def _sender(names: Names) -> tuple[str, ...]:
         *(f"{prefix}.{stem}.>" for stem in ("lane", "failed", "capture", "body")),
         f"{prefix}.pace.*",
         f"{prefix}.event.sender",
+        names.state_subject("sender"),
         *(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}" for stream, consumer in claims),
         *(f"$JS.API.CONSUMER.INFO.{stream}.{consumer}" for stream, consumer in claims),
         *(f"$JS.ACK.{stream}.{consumer}.>" for stream, consumer in claims),
         f"$JS.API.STREAM.INFO.{names.lane_stream}",
+        f"$JS.API.STREAM.INFO.{names.body_stream}",
         f"$JS.API.DIRECT.GET.{names.body_stream}.>",
         f"$JS.API.STREAM.MSG.GET.{names.body_stream}",
         f"$JS.API.STREAM.MSG.GET.{names.failed_stream}",

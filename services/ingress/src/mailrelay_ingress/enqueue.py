@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from prometheus_client import Counter, Histogram
 
+from mailrelay.config.model import RelayConfig
 from mailrelay.mail.event import Accepted, Summary
 from mailrelay.mail.header import MAX_HEADER_BYTES, HeaderSection, read_header
 from mailrelay.mail.job import Body, Job
@@ -24,12 +25,13 @@ from mailrelay.queue.bodies import (
     MAX_COPIED_BYTES,
     MAX_INLINE_BYTES,
     BodyStore,
+    Writing,
     body_token,
 )
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError, QueueFullError, RecordTooLargeError
 from mailrelay.queue.events import EventWriter
-from mailrelay.queue.publish import Publisher, Record
+from mailrelay.queue.publish import MAX_BATCH, Publisher, Record
 from mailrelay.queue.wire import encode_jobs
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.steps import passed
@@ -75,6 +77,10 @@ class Enqueuer:
         self._batch_size = batch_size
         self._keeper = keeper
 
+    def use(self, config: RelayConfig) -> None:
+        """Take another `batchSize`, for what is accepted from now on."""
+        self._batch_size = config.batch_size
+
     def begin(
         self,
         submission: Submission,
@@ -100,7 +106,9 @@ class Enqueuer:
             intake.raise_failure()
             content = b"" if intake.body else intake.inline()
             jobs = await self._jobs(intake, content, span.traceparent)
-            await self._publisher.store_together([self._record(job) for job in jobs])
+            await self._publisher.store_together(
+                [self._record(job) for job in jobs], guard=intake.check_body
+            )
             passed("enqueue.jobs_stored")
         except QueueError as error:
             reply = self._not_stored(submission, error)
@@ -139,14 +147,17 @@ class Enqueuer:
         submission = intake.submission
         body = intake.body
         size = body.size_bytes if body else len(content)
-        copies = submission.batches(self._batch_size)
+        # Recipients that were taken under a larger batchSize still fit in one batch of jobs.
+        batch_size = max(self._batch_size, submission.batches(MAX_BATCH))
+        copies = submission.batches(batch_size)
         if copies > 1 and size > MAX_COPIED_BYTES and body is None:
+            await intake.begin_body()
             body = await self._bodies.store_content(submission.queue_id, content)
             passed("enqueue.body_stored")
             content = b""
         return list(
             submission.jobs(
-                self._batch_size, content=content, body=body, size=size, traceparent=traceparent
+                batch_size, content=content, body=body, size=size, traceparent=traceparent
             )
         )
 
@@ -201,6 +212,7 @@ class Intake:
         self._stored_bytes = 0
         self._under_way: set[asyncio.Task[None]] = set()
         self._failure: QueueError | None = None
+        self._writing: Writing | None = None  # once something went to the body stream
 
     async def add(self, piece: bytes) -> None:
         """Take the next octets; waits while the budget or the queue has no room for more."""
@@ -252,6 +264,15 @@ class Intake:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*self._under_way, return_exceptions=True)
 
+    async def begin_body(self) -> None:
+        """Note that content goes to the body stream. Raises QueueError."""
+        self._writing = self._writing or await self._bodies.begin()
+
+    async def check_body(self) -> None:
+        """Look whether a job may name what was stored. Raises BodyLostError, QueueError."""
+        if self._writing is not None:
+            await self._bodies.check(self._writing)
+
     def raise_failure(self) -> None:
         """Raise what went wrong with a chunk."""
         if self._failure is not None:
@@ -278,6 +299,11 @@ class Intake:
         whole = len(content) if at_least == 1 else len(content) - len(content) % CHUNK_BYTES
         for start in range(0, whole, CHUNK_BYTES):
             chunk = content[start : min(start + CHUNK_BYTES, whole)]
+            try:
+                await self.begin_body()
+            except QueueError as error:
+                self._failure = error
+                return
             self._digest.update(chunk)
             self._stored_bytes += len(chunk)
             if self.copy is not None:

@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 from prometheus_client import Counter
 
+from mailrelay.config.model import RelayConfig
 from mailrelay.emails import KeptFiles, emails_folder, kept_files
 from mailrelay.mail.wire_form import DotUnstuffer
 from mailrelay.runtime.logging import Logger
@@ -58,6 +59,10 @@ class ContentKeeper:
         self._looked_at = -_LOOK_SECONDS
         self._has_space = True
         self._told_at = -_TELL_SECONDS
+
+    def use(self, config: RelayConfig) -> None:
+        """Keep what begins from now on, or stop doing so."""
+        self.is_on = config.security.log_all_emails
 
     def begin(self, submission: Submission) -> Copy | None:
         """Begin to keep a submission's content; None when nothing is to be kept."""

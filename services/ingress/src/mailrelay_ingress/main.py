@@ -9,12 +9,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mailrelay.config.live import LiveConfig
 from mailrelay.config.load import ConfigError
 from mailrelay.queue.connection import open_connection
 from mailrelay.queue.counters import CounterStore
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.events import EventWriter, events_dropped
 from mailrelay.queue.publish import Publisher
+from mailrelay.queue.state import Kind, StateTeller
 from mailrelay.runtime.certificate import ServerCertificate
 from mailrelay.runtime.clock import system_clock
 from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Life, run_service
@@ -77,23 +79,25 @@ async def _serve(
     events = EventWriter(connection, publisher, events_dropped.inc)
     leases = LeaseBook(CounterStore(connection, publisher), system_clock, log)
     await leases.hear_recalls()
-    rate_limiter = RateLimiter(config.rate_limits, leases, system_clock, log)
     authenticator = Authenticator(secrets.users)
     refresher = Refresher(config, settings.data_dir, secrets.certificate, authenticator, log)
     keeper = ContentKeeper(settings.data_dir, log, is_on=config.security.log_all_emails)
-    listener = Listener(
-        ListenerParts(
-            policy=Policy(config),
-            authenticator=authenticator,
-            enqueuer=Enqueuer(connection, events, tracing, log, config.batch_size, keeper),
-            rate_limiter=rate_limiter,
-            budget=MemoryBudget(),
-            log=log,
-            host_name=config.host_name or socket.getfqdn(),
-            max_message_bytes=config.max_message_bytes,
-            certificate=secrets.certificate,
-        )
+    parts = ListenerParts(
+        policy=Policy(config),
+        authenticator=authenticator,
+        enqueuer=Enqueuer(connection, events, tracing, log, config.batch_size, keeper),
+        rate_limiter=RateLimiter(config.rate_limits, leases, system_clock, log),
+        budget=MemoryBudget(),
+        log=log,
+        host_name=config.host_name or socket.getfqdn(),
+        max_message_bytes=config.max_message_bytes,
+        certificate=secrets.certificate,
     )
+    listener = Listener(parts)
+    state = StateTeller(connection, system_clock)
+    live = _follow(settings.live_config(log), parts, refresher, state)
+    live.uses(keeper.use, "security.logAllEmails")
+    life.on_reload(live.reload)
     await listener.start(
         _sockets(settings, settings.listen_fds, config.smtp_port),
         _sockets(settings, settings.listen_tls_fds, config.tls.smtps_port),
@@ -101,7 +105,7 @@ async def _serve(
     probe = start_probe(
         settings.probe_address, lambda: "" if connection.is_connected else "queue unreachable"
     )
-    running = (events.run(), leases.run(), refresher.run())
+    running = (events.run(), leases.run(), refresher.run(), state.run(), live.run())
     background = [asyncio.ensure_future(part) for part in running]
     if probe is not None:
         background.append(asyncio.create_task(probe.beat()))
@@ -133,3 +137,15 @@ def _sockets(settings: ServiceSettings, fds: tuple[int, ...], port: int) -> list
     host = settings.config.smtp_host
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return [socket.create_server(address[:2], family=family) for family, _, _, _, address in found]
+
+
+def _follow(
+    live: LiveConfig, parts: ListenerParts, refresher: Refresher, state: StateTeller
+) -> LiveConfig:
+    """Say what of a changed configuration is taken over here without a restart."""
+    live.uses(parts.policy.use, *Policy.FOLLOWS)
+    live.prepares(refresher.prepare, *Refresher.FOLLOWS)
+    live.uses(parts.enqueuer.use, "batchSize")
+    live.uses(lambda config: parts.rate_limiter.use(config.rate_limits), "rateLimits")
+    live.on_fault_change(lambda: state.tell(Kind.CONFIGURATION, live.fault))
+    return live

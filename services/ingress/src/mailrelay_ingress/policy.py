@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from mailrelay.config.model import RelayConfig
 from mailrelay.config.networks import is_in, parse_network
 from mailrelay.mail.address import AddressError, AddressFault, Path, parse_path
@@ -18,7 +20,13 @@ MAX_RECIPIENTS = 20_000  # what fits in the server's memory at batchSize 20; RFC
 class Policy:
     """The rules of one relay."""
 
+    FOLLOWS: ClassVar = ("security", "batchSize")
+
     def __init__(self, config: RelayConfig) -> None:
+        self.use(config)
+
+    def use(self, config: RelayConfig) -> None:
+        """Take a configuration's rules: they hold from the next command on."""
         self._max_message_bytes = config.max_message_bytes
         self._max_connections = config.max_connections
         self._local_only = config.security.allow_local_only

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import ClassVar
 
 from argon2.exceptions import Argon2Error
 from prometheus_client import Counter, Gauge
 
-from mailrelay.config.files import certificate_fault, certificate_files
+from mailrelay.config.files import certificate_fault, certificate_files, file_faults
 from mailrelay.config.load import ConfigError
 from mailrelay.config.model import RelayConfig
 from mailrelay.runtime.certificate import (
@@ -71,6 +72,7 @@ class Refresher:
         self._certificate = certificate
         self._authenticator = authenticator
         self._log = log
+        self._taking: set[asyncio.Task[None]] = set()
         if certificate is not None:
             self._tell(certificate.facts)
 
@@ -83,6 +85,26 @@ class Refresher:
             watch_files(self._users_paths, self.read_users, interval_seconds=interval_seconds),
             self._renew(),
         )
+
+    FOLLOWS: ClassVar = (
+        *("defaultUsername", "defaultPassword", "security.usersFile", "security.requireAuth"),
+    )
+
+    def prepare(self, config: RelayConfig) -> Callable[[], None]:
+        """Look at another configuration's files; what is returned goes on with them.
+
+        Raises ConfigError when they cannot be used.
+        """
+        faults = file_faults(config)
+        if faults:
+            raise ConfigError(faults)
+
+        def take() -> None:
+            task = asyncio.ensure_future(self.use(config))
+            self._taking.add(task)
+            task.add_done_callback(self._taking.discard)
+
+        return take
 
     async def use(self, config: RelayConfig) -> None:
         """Go on with another configuration's users and certificate files."""

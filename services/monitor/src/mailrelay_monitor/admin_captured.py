@@ -96,7 +96,7 @@ def _add_release(router: APIRouter, parts: AdminParts) -> None:
         asked = await asked_of(request, several=("ids",))
         refuse_unknown(asked, _RELEASE_KEYS)
         ids = _ids(asked)
-        next_hop = _next_hop(asked, has_upstream=parts.has_upstream)
+        next_hop = _next_hop(asked, has_upstream=parts.has_upstream())
         request_id = _request_id(asked)
         try:
             noted = await parts.releaser.ask(request_id, ids, next_hop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class AdminParts:
     captured_remover: CapturedRemover
     bodies: BodyStore
     events: EventWriter
-    has_upstream: bool
+    has_upstream: Callable[[], bool]  # now: the configuration may change
     data_dir: Path
 
     def run(self) -> Iterator[Awaitable[None]]:
@@ -71,8 +72,13 @@ def admin_parts(  # noqa: PLR0913 — what the composition root has
     clock: Clock,
     log: Logger,
     prompt: Callable[[QueueId], None],
+    asking: asyncio.Lock,
+    has_upstream: Callable[[], bool],
 ) -> AdminParts:
-    """Put the parts together. `prompt` is told of content that may be done with."""
+    """Put the parts together.
+
+    `prompt` is told of content that may be done with; `asking` is held while that is found out.
+    """
     publisher = Publisher(connection)
     failed = FailedStore(connection, publisher)
     bodies = BodyStore(connection, publisher)
@@ -128,10 +134,18 @@ def admin_parts(  # noqa: PLR0913 — what the composition root has
         remover=remover,
         resender=resender,
         captured=captured,
-        releaser=Releaser(connection, captured, publisher, database, clock=clock, log=log),
+        releaser=Releaser(
+            connection,
+            captured,
+            publisher,
+            database,
+            clock=clock,
+            log=log,
+            asking=asking,
+        ),
         captured_remover=CapturedRemover(captured, log=log, prompt=prompt),
         bodies=bodies,
         events=events,
-        has_upstream=config.forward_smtp,
+        has_upstream=has_upstream,
         data_dir=data_dir,
     )

@@ -46,7 +46,10 @@ class Releaser:
         *,
         clock: Clock,
         log: Logger,
+        asking: asyncio.Lock,
     ) -> None:
+        """`asking` is held while it is found out whether anything names a body."""
+        self._asking_bodies = asking
         self._connection = connection
         self._store = store
         self._publisher = publisher
@@ -123,7 +126,8 @@ class Releaser:
                 request = replace(request, position=position, unreadable=request.unreadable + 1)
             else:
                 await self._wait_room()
-                await self._publisher.store(record)
+                async with self._asking_bodies:
+                    await self._publisher.store(record)
                 passed("release.queued")
                 request = replace(request, position=position, queued=request.queued + 1)
             await self._put(request)

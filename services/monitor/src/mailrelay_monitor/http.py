@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -14,9 +15,10 @@ from mailrelay.mail.ids import QueueId, is_queue_id
 from mailrelay.mail.limit import Scope
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError
+from mailrelay.queue.state import Condition
 from mailrelay.runtime.clock import Clock
 from mailrelay_monitor import page
-from mailrelay_monitor.access import LocalOnly
+from mailrelay_monitor.access import Access, Guests
 from mailrelay_monitor.admin import mount_admin
 from mailrelay_monitor.admin_parts import AdminParts
 from mailrelay_monitor.backlog import BacklogWatch
@@ -45,6 +47,8 @@ class Sources:
     admin: AdminParts
     registry: CollectorRegistry
     clock: Clock
+    guests: Guests
+    conditions: Callable[[], Sequence[Condition]]
 
     def health(self) -> Health:
         """Judge how the relay is now."""
@@ -53,6 +57,7 @@ class Sources:
             backlog=self.backlog.backlog,
             ledger=self.collector.ledger,
             collector_fault=self.collector.fault,
+            conditions=self.conditions(),
             now=self.clock(),
         )
 
@@ -60,7 +65,7 @@ class Sources:
 def make_app(sources: Sources) -> FastAPI:
     """Make the application. No API documents: their pages load scripts from elsewhere."""
     app = FastAPI(title="MailRelay monitor", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(LocalOnly)
+    app.add_middleware(Access, guests=sources.guests)
     _add_probes(app, sources)
     _add_numbers(app, sources)
     _add_messages(app, sources)

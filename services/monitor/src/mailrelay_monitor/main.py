@@ -15,6 +15,7 @@ from mailrelay.queue.connection import QueueConnection, open_connection
 from mailrelay.queue.counters import CounterStore
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.publish import Publisher
+from mailrelay.queue.state import Condition, Kind, StateListener
 from mailrelay.runtime.clock import system_clock
 from mailrelay.runtime.lifecycle import (
     EXIT_BAD_INPUT,
@@ -27,6 +28,7 @@ from mailrelay.runtime.lifecycle import (
 from mailrelay.runtime.logging import Logger, configure_logging
 from mailrelay.runtime.probe import Probe
 from mailrelay.service import ServiceSettings, service_settings
+from mailrelay_monitor.access import Guests
 from mailrelay_monitor.admin_parts import admin_parts
 from mailrelay_monitor.backlog import BacklogMetrics, BacklogWatch
 from mailrelay_monitor.bodies import BodyCleaner, BodyMetrics
@@ -49,6 +51,7 @@ def run(environ: Mapping[str, str]) -> int:
     """Run the monitor; return its exit code."""
     try:
         settings = service_settings("monitor", environ)
+        Guests.of(settings.config)
     except ConfigError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)  # noqa: T201 — there is no log yet
@@ -70,7 +73,7 @@ async def _live(settings: ServiceSettings, log: Logger, life: Life) -> int:
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         return await _Monitor(settings, connection, log).live(life)
-    except OSError as error:
+    except (OSError, ConfigError) as error:
         return _failed(log, error)
     finally:
         await connection.close()
@@ -125,6 +128,10 @@ class _Monitor:
         readiness = Readiness(
             connection, settings.smtp_address, lambda: self._collector.is_caught_up
         )
+        self._states = StateListener(connection, clock)
+        self._live = settings.live_config(log, tells_restarts=True)
+        guests = Guests.of(settings.config)
+        self._live.prepares(guests.prepare, "http", files=lambda config: [config.http.token_file])
         self._admin = admin_parts(
             connection,
             settings.config,
@@ -134,23 +141,37 @@ class _Monitor:
             clock=clock,
             log=log,
             prompt=self._bodies.prompt,
+            asking=self._bodies.asking,
+            has_upstream=lambda: self._live.config.forward_smtp,
         )
+        limits = LimitView(settings.config.rate_limits, CounterStore(connection, publisher), clock)
+        self._live.uses(lambda config: limits.use(config.rate_limits), "rateLimits")
         self._sources = Sources(
             connection=connection,
             collector=self._collector,
             index=self._index,
             backlog=self._backlog,
             readiness=readiness,
-            limits=LimitView(
-                settings.config.rate_limits, CounterStore(connection, publisher), clock
-            ),
+            limits=limits,
             admin=self._admin,
             registry=registry,
             clock=clock,
+            guests=guests,
+            conditions=self._conditions,
         )
+
+    def _conditions(self) -> tuple[Condition, ...]:
+        """Return what is wrong, as the other processes say and this one knows."""
+        told = self._states.conditions()
+        fault = self._live.fault
+        if not fault or any(condition.reason == fault for condition in told):
+            return told
+        return (*told, Condition(Kind.CONFIGURATION, fault, self._live.fault_since))
 
     async def live(self, life: Life) -> int:
         """Run until asked to stop. Raises OSError when a port cannot be had."""
+        life.on_reload(self._live.reload)
+        await self._states.start()
         server = self._http_server()
         probe = self._probe()
         await self._backlog.look()
@@ -166,6 +187,7 @@ class _Monitor:
                 self._backlog.run(),
                 self._bodies.run_prompted(),
                 self._bodies.run_sweep(),
+                self._live.run(),
                 self._kept.run(),
                 *self._admin.run(),
                 *([probe.beat()] if probe else []),
@@ -187,7 +209,8 @@ class _Monitor:
         if not self._settings.config.enable_health_check:
             return None
         port = self._settings.config.health_check_port
-        sockets = listening_sockets(self._settings.listen_fds, port)
+        hosts = self._settings.config.http.listen
+        sockets = listening_sockets(self._settings.listen_fds, hosts, port)
         return HttpServer(make_app(self._sources), sockets)
 
     def _probe(self) -> Probe | None:

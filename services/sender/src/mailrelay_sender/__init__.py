@@ -5,7 +5,8 @@
    job's turn among those of its message has come, `turn` what that means for it (pure).
 2. `route` says where a recipient's mail goes next. Pure.
 3. `connection` keeps SMTP connections to next hops (aiosmtplib), `named_hops` those to hops that
-   were named with a release.
+   were named with a release; `upstream` goes over to another upstream when the configuration
+   changes, and tells when none can be had.
 4. `attempt` tries one job at one next hop; `quarantine` has it done by `alone`, in a process of its
    own, when the job may have killed a sender (`suspicion`).
 5. `classify` says what a reply means for a recipient. Pure.

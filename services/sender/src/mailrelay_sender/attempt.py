@@ -206,6 +206,15 @@ def give_up(job: Job, next_hop: str, reply: Reply) -> AttemptResult:
     return AttemptResult(outcomes)
 
 
+def defer(job: Job, next_hop: str, reply: Reply) -> AttemptResult:
+    """Return the outcome of a job that could not be tried now."""
+    outcomes = [
+        Outcome(recipient.number, Disposition.DEFERRED, reply, next_hop)
+        for recipient in job.recipients
+    ]
+    return AttemptResult(outcomes)
+
+
 def capture(job: Job, reply: Reply) -> AttemptResult:
     """Return the outcome of a job that is kept instead of sent."""
     outcomes = [

@@ -19,6 +19,7 @@ from dataclasses import replace
 import msgspec
 from prometheus_client import Counter
 
+from mailrelay.config.model import RelayConfig
 from mailrelay.mail.job import Job
 from mailrelay.queue.bodies import BodyStore, BodyUnreadableError
 from mailrelay.queue.wire import encode_jobs
@@ -65,6 +66,10 @@ class Quarantine:
         self._limit_seconds = limit_seconds + _START_AND_END_SECONDS
         self._log = log
         self._alone = asyncio.Lock()
+
+    def use(self, config: RelayConfig) -> None:
+        """Take the attempt's limit of another configuration."""
+        self._limit_seconds = config.processing_timeout + _START_AND_END_SECONDS
 
     async def attempt(self, job: Job, next_hop: str, delivered: int) -> AttemptResult:
         """Try the job; its recipients have expired when the process died `DEATHS` times.

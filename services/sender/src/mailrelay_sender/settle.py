@@ -24,7 +24,13 @@ from mailrelay.mail.job import (
     ResendMark,
     recipients_hash,
 )
-from mailrelay.queue.bodies import MAX_COPIED_BYTES, BodyStore, body_token
+from mailrelay.queue.bodies import (
+    MAX_COPIED_BYTES,
+    BodyLostError,
+    BodyStore,
+    Writing,
+    body_token,
+)
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import Claim
 from mailrelay.queue.errors import ClaimVoidError, QueueError, QueueFullError
@@ -43,7 +49,6 @@ _LONGEST_PAUSE_SECONDS = 1.0
 # A restarted server is ready for acks within a second; two of them wait for 2 s each.
 UNANSWERED_SECONDS = 4.0
 _MAX_RESENDS = 4096  # more than slots and settling together
-REWRITE_BODY_SECONDS = 30 * 60  # half of what the monitor gives a body that nobody names
 
 _recipients = Counter(
     "mailrelay_recipients_total",
@@ -84,7 +89,7 @@ class Settler:
         self._clock = clock
         self._lane_grows = lane_grows
         # Bodies of jobs whose settling is under way, and when they were written.
-        self._written: dict[str, tuple[Body, float]] = {}
+        self._written: dict[str, tuple[Body, Writing]] = {}
         # Resends that this process claimed and has not settled.
         self._resends: dict[ResendMark, ResendClaim] = {}
 
@@ -92,6 +97,13 @@ class Settler:
         self, claim: Claim, job: Job, rest: FollowUp, *, route: str, duration_seconds: float
     ) -> None:
         """Carry out what `rest` says, then ack the claim."""
+        if await self._is_settled_elsewhere(claim, job):
+            # Whoever acked the record stored what remains; ours would be a second copy, and may
+            # name content that is gone by now.
+            self._log.warning("settle.elsewhere", id=job.submission, batch=job.batch)
+            self._tell(job, rest, route, duration_seconds)
+            self._events.tell(_event(job, job, rest, self._clock(), duration_seconds))
+            return
         kept = await self._with_stored_body(job, rest)
         # Failed records first: once the deferred job is stored it may run and end, and its end
         # prompts the question whether anything names the body.
@@ -115,6 +127,21 @@ class Settler:
         passed("settle.acked")  # or let go, see there
         self._written.pop(_body_key(job), None)
         self._resends.pop(_mark(claim), None)
+
+    async def _is_settled_elsewhere(self, claim: Claim, job: Job) -> bool:
+        """Tell whether another sender was given the record, and settled it meanwhile."""
+        if claim.is_surely_ours:
+            return False
+        found: list[bool] = []
+
+        async def ask() -> None:
+            try:
+                found.append(await claim.is_still_there())
+            except ClaimVoidError:
+                found.append(True)  # the server lost it: this process has the only copy left
+
+        await self._until_done("look for the record", job, ask)
+        return not found[-1]
 
     async def move(self, claim: Claim, job: Job) -> None:
         """Store a job that is not due in the lane it waits in next, then ack (queue rule 6)."""
@@ -179,32 +206,31 @@ class Settler:
         known = self._written.get(_body_key(job))
         if known is not None:
             return known[0]
-        bodies = []
+        await self._until_done("store", job, lambda: self._write_body(job))
+        return self._written[_body_key(job)][0]
 
-        async def store() -> None:
-            bodies.append(await self._bodies.store_content(job.submission, job.content))
-
-        await self._until_done("store", job, store)
+    async def _write_body(self, job: Job) -> None:
+        writing = await self._bodies.begin()
+        body = await self._bodies.store_content(job.submission, job.content)
         passed("settle.body_stored")
-        self._written[_body_key(job)] = (bodies[-1], self._clock())
-        return bodies[-1]
+        self._written[_body_key(job)] = (body, writing)
 
     def _keeps_body(
         self, job: Job, body: Body | None, step: Callable[[], Awaitable[None]]
     ) -> Callable[[], Awaitable[None]]:
-        """Let a follow-up that names a new body write it anew when it is held up for long.
+        """Let a follow-up that names a new body write it anew when it may be gone by then.
 
         No record names that body before the follow-up is stored, so the monitor may sweep it
-        after an hour (queue rule 10).
+        after an hour (queue rule 10), and the server may have lost it (rule 14).
         """
         if body is None or not job.content:
             return step
 
         async def keep() -> None:
-            _, written_at = self._written[_body_key(job)]
-            if self._clock() - written_at >= REWRITE_BODY_SECONDS:
-                await self._bodies.store_content(job.submission, job.content)
-                self._written[_body_key(job)] = (body, self._clock())
+            try:
+                await self._bodies.check(self._written[_body_key(job)][1])
+            except BodyLostError:
+                await self._write_body(job)
             await step()
 
         return keep
@@ -252,8 +278,12 @@ class Settler:
         await self._store(job, Record(subject, encode_capture(record), name))
 
     async def _store(self, job: Job, record: Record, body: Body | None = None) -> None:
+        async def check() -> None:
+            if body is not None and job.content:
+                await self._bodies.check(self._written[_body_key(job)][1])
+
         async def store() -> None:
-            await self._publisher.store(record)
+            await self._publisher.store(record, guard=check)
 
         await self._until_done("store", job, self._keeps_body(job, body, store))
 

@@ -44,6 +44,10 @@ _RECENT = 20_000
 _IDLE_LOOK_SECONDS = 0.02
 
 _held = Gauge("mailrelay_claims", "Records claimed: waiting for a slot, or in one.")
+_let_go = Counter(
+    "mailrelay_claims_let_go_total",
+    "Records that waited for a slot while another sender may have been given them.",
+)
 _unreadable = Counter("mailrelay_unreadable_records_total", "Records this version cannot read.")
 
 
@@ -120,7 +124,12 @@ class Slots:
         consumers += [(names.lane_stream, names.lane_consumer(lane)) for lane in LADDER]
         for source, (stream, consumer) in zip(self._sources, consumers, strict=True):
             source.pull = PullLoop(
-                connection, stream, consumer, room=self._room(source), take=self._take(source)
+                connection,
+                stream,
+                consumer,
+                room=self._room(source),
+                take=self._take(source),
+                ack_wait_seconds=limits.ack_wait_seconds,
             )
 
     def run(self) -> Iterable[Awaitable[None]]:
@@ -180,7 +189,18 @@ class Slots:
             await asyncio.sleep(_IDLE_LOOK_SECONDS)
 
     def _pick(self) -> Work | None:
-        """Take the next record in turn."""
+        """Take the next record in turn.
+
+        One that another sender may have been given meanwhile is left to it, or comes again.
+        """
+        while (work := self._next_in_turn()) is not None:
+            if work.claim.is_surely_ours:
+                return work
+            _let_go.inc()
+            self._forget(work.key)
+        return None
+
+    def _next_in_turn(self) -> Work | None:
         has_work = [bool(source.ready) for source in self._sources]
         has_work[0] = has_work[0] and self._takes_new()
         served = self._share.next(has_work)
@@ -291,8 +311,9 @@ class Slots:
 
         async def move() -> None:
             try:
-                await self._move(work.claim, work.jobs[0])
-                self.finished(work)
+                if work.claim.is_surely_ours:
+                    await self._move(work.claim, work.jobs[0])
+                    self.finished(work)
             except QueueFullError:
                 # By the time it comes again it may be due, and be tried instead of moved.
                 await self.give_back(work, _FULL_PAUSE_SECONDS)

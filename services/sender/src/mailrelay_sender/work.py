@@ -7,10 +7,11 @@ import random
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from prometheus_client import Gauge, Histogram
 
-from mailrelay.config.model import Retry
+from mailrelay.config.model import RelayConfig, Retry
 from mailrelay.mail.disposition import Disposition
 from mailrelay.mail.job import Job
 from mailrelay.mail.retry import RetrySchedule
@@ -22,15 +23,14 @@ from mailrelay.runtime.tasks import BoundedTasks
 from mailrelay.runtime.tracing import Tracing
 from mailrelay_sender.attempt import AttemptResult, attempt, capture, leave_out
 from mailrelay_sender.classify import CAPTURED, not_tried
-from mailrelay_sender.connection import ConnectionPool
 from mailrelay_sender.follow_up import FollowUp, follow_up
-from mailrelay_sender.named_hops import NamedHops
 from mailrelay_sender.pacing import Pacing
 from mailrelay_sender.quarantine import Quarantine
 from mailrelay_sender.route import NamedHop, Route, SmartHost, route_of_job
 from mailrelay_sender.settle import Settler
 from mailrelay_sender.slots import Slots, Work
 from mailrelay_sender.suspicion import Key
+from mailrelay_sender.upstream import Upstream
 
 _in_flight = Gauge("mailrelay_deliveries_in_flight", "Attempts under way.")
 _attempt_seconds = Histogram(
@@ -70,6 +70,26 @@ def schedule_of(retry: Retry) -> RetrySchedule:
     )
 
 
+@dataclass(slots=True)
+class Patience:
+    """How long an attempt may take and when the next one is; follows the configuration."""
+
+    schedule: RetrySchedule
+    attempt_limit_seconds: float
+
+    FOLLOWS: ClassVar = ("retry", "processingTimeout")
+
+    @classmethod
+    def of(cls, config: RelayConfig) -> Patience:
+        """Return what a configuration says."""
+        return cls(schedule_of(config.retry), config.processing_timeout)
+
+    def use(self, config: RelayConfig) -> None:
+        """Take new values: they hold for what begins or is deferred from now on."""
+        self.schedule = schedule_of(config.retry)
+        self.attempt_limit_seconds = config.processing_timeout
+
+
 @dataclass(frozen=True, slots=True)
 class WorkParts:
     """What all slots share."""
@@ -77,13 +97,10 @@ class WorkParts:
     slots: Slots
     settler: Settler
     bodies: BodyStore
-    route: Route
-    pool: ConnectionPool | None  # none when mail is captured
+    upstream: Upstream
     pacing: Pacing
-    named_hops: NamedHops
     quarantine: Quarantine
-    schedule: RetrySchedule
-    attempt_limit_seconds: float
+    patience: Patience
     tracing: Tracing
     log: Logger
     clock: Clock
@@ -91,6 +108,11 @@ class WorkParts:
     unsettled: dict[Key, Tried] = field(default_factory=dict)
     settling: BoundedTasks = field(default_factory=lambda: BoundedTasks(MAX_SETTLING))
     suspects: BoundedTasks = field(default_factory=lambda: BoundedTasks(MAX_SUSPECTS))
+
+    @property
+    def route(self) -> Route:
+        """Where mail goes now."""
+        return self.upstream.route
 
 
 async def work_slot(parts: WorkParts) -> None:
@@ -212,7 +234,7 @@ async def _tried(parts: WorkParts, work: Work) -> Tried:
     rest = follow_up(
         job,
         result.outcomes,
-        parts.schedule,
+        parts.patience.schedule,
         now=parts.clock(),
         chance=random.random(),  # noqa: S311 — spreads retries, guards nothing
         fault=result.fault is not None,
@@ -237,20 +259,22 @@ def _left_out(parts: WorkParts, job: Job, stopped_by: int) -> Tried:
     """End a job untried (`continueOnError` is false)."""
     result = leave_out(job, not_tried(stopped_by, job.batches))
     now = parts.clock()
-    return follow_up(job, result.outcomes, parts.schedule, now=now, chance=0.0), 0.0
+    return follow_up(job, result.outcomes, parts.patience.schedule, now=now, chance=0.0), 0.0
 
 
 async def _try(parts: WorkParts, work: Work) -> AttemptResult:
     job = work.jobs[0]
     route = _route(parts, job)
+    upstream = parts.upstream
     if parts.slots.is_suspicious(work):
         return await parts.quarantine.attempt(job, _next_hop(route), work.claim.delivered)
-    pool = await parts.named_hops.pool(route) if isinstance(route, NamedHop) else parts.pool
+    pool = upstream.pool
+    if isinstance(route, NamedHop):
+        pool = await upstream.named_hops.pool(route)
     if not isinstance(route, SmartHost) or pool is None:
         return capture(job, CAPTURED)
-    return await attempt(
-        job, pool, route.next_hop, parts.bodies.pieces, parts.attempt_limit_seconds
-    )
+    limit_seconds = parts.patience.attempt_limit_seconds
+    return await attempt(job, pool, route.next_hop, parts.bodies.pieces, limit_seconds)
 
 
 def _route(parts: WorkParts, job: Job) -> Route:
