@@ -30,7 +30,7 @@ from mailrelay_cli.limits import LimitsOptions, show_limits
 from mailrelay_cli.mail_commands import captured_app, failed_app
 from mailrelay_cli.nats_config import MINIMUM_STORE_BYTES
 from mailrelay_cli.queue_step import ensure_queue, queue_limits
-from mailrelay_cli.run import RunOptions, not_yet, run_relay
+from mailrelay_cli.run import RunOptions, run_relay
 from mailrelay_cli.send import SendOptions, send
 from mailrelay_cli.upstream_check import check_upstream
 from mailrelay_cli.users import users_app
@@ -160,8 +160,6 @@ def check_command(
 ) -> int:
     """Show each value and where it came from, secrets masked; or say what is wrong."""
     loaded = checked_relay(file, set_ or ())
-    for name in not_yet(loaded.config):
-        complain(f"warning: {name} is set and has no effect yet")
     if as_json:
         say(json.dumps(explained(loaded), indent=2, ensure_ascii=False))
     else:

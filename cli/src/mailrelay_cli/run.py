@@ -81,9 +81,6 @@ _MAX_OPEN_FILES = 65_536
 
 _SERVICES = ("sender", "monitor", "ingress")
 
-# Options that are taken and do nothing yet: what to say, and when. Shrinks as they are built.
-NOT_YET: dict[str, Callable[[RelayConfig], bool]] = {}
-
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
@@ -128,11 +125,6 @@ def run_relay(options: RunOptions) -> int:
             say("stopped")
             return EXIT_OK
         return asyncio.run(_run(prepared))
-
-
-def not_yet(config: RelayConfig) -> list[str]:
-    """Name the options that are set and do nothing yet."""
-    return [name for name, is_set in NOT_YET.items() if is_set(config)]
 
 
 def _prepare(options: RunOptions, stack: contextlib.ExitStack) -> _Prepared:
@@ -214,8 +206,6 @@ async def _run(prepared: _Prepared) -> int:
     lifeline, held_end = os.pipe()  # nobody writes; it closes with this process
     relay = _Relay(prepared, log_file, lifeline)
     _take_signals(stop, relay.reload)
-    for name in not_yet(prepared.config):
-        relay.tell(f"warning: {name} is set and has no effect yet", "option.not_yet")
     try:
         code = await relay.run(stop)
     except GiveUpError as error:

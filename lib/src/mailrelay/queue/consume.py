@@ -56,6 +56,7 @@ class Claim:
         "sequence",
         "stored_at",
         "stream",
+        "subject",
     )
 
     def __init__(
@@ -75,6 +76,7 @@ class Claim:
         self._held_at = asyncio.get_running_loop().time()
         self._reply = message.reply
         self.payload = message.data
+        self.subject: str = message.subject
         self.stream: str = metadata.stream
         self.consumer: str = metadata.consumer
         self.sequence: int = metadata.sequence.stream

@@ -15,10 +15,11 @@ is looked at first.
 from __future__ import annotations
 
 import base64
+import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from mailrelay.mail.ids import QueueId
+from mailrelay.mail.ids import QueueId, is_queue_id, new_queue_id
 from mailrelay.mail.job import FailedRecord, Job, ResendMark
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueMovedOnError, QueueRefusedError
@@ -32,6 +33,8 @@ _TOMBSTONE_TTL = "1h"  # longer than any resend of the same record may still be 
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _SAME_TIME_SECONDS = 0.001  # a float of seconds holds microseconds, the server tells nanoseconds
 _PAGE = 64
+_BEHIND_RECIPIENTS = 1_000_000  # no message has so many
+_SAID = 500  # characters of an error that are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,27 @@ class StoredFailure:
     size_bytes: int
     is_done: bool  # a tombstone
     record: FailedRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadablePlace:
+    """Where a record goes that cannot be read: a place that no recipient has.
+
+    `was` is its subject. `submission` is that of the body that the subject names, so that the body
+    stays; a record that names none gets an id of its own.
+    """
+
+    submission: QueueId
+    number: int
+    was: str
+
+    @classmethod
+    def of(cls, subject: str, sequence: int, stored_at: float) -> UnreadablePlace:
+        """Find the place of a record by where it was."""
+        body = subject.rpartition(".")[2]
+        own = new_queue_id(stored_at, zlib.crc32(subject.encode()) << 32 | sequence)
+        submission = QueueId(body) if is_queue_id(body) else own
+        return cls(submission, _BEHIND_RECIPIENTS + sequence, subject)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +103,16 @@ class FailedStore:
         When that is gone, somebody removed it, or this was stored before: nothing is to be done.
         """
         await self._replace(record, claim.sequence)
+
+    async def store_unreadable(self, place: UnreadablePlace, payload: bytes, error: str) -> None:
+        """Keep a record of the queue that cannot be read, as it is, with where it was and why.
+
+        Raises as Publisher.store does.
+        """
+        subject = self._names.failed_subject(place.submission, place.number)
+        headers = {_EXPECTED: "0", "Mailrelay-Was": place.was, "Mailrelay-Error": error[:_SAID]}
+        # An empty record would be a tombstone.
+        await self._compare_and_set(Record(subject, payload or b"\0", "", headers))
 
     async def store_released(self, record: FailedRecord) -> None:
         """Store the failure of a release, over an older failure of the same recipient.

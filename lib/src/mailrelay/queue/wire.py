@@ -28,6 +28,10 @@ class RecordError(ValueError):
     """A stored record that this version cannot read: unknown version, truncated or foreign."""
 
 
+class UnknownVersionError(RecordError):
+    """A record that a later version may have written, and can read."""
+
+
 class _AcceptedRecord(msgspec.Struct, tag="accepted", frozen=True):
     event: Accepted
 
@@ -70,6 +74,9 @@ def decode_jobs(payload: bytes) -> list[Job]:
     jobs = _decode(_jobs, payload)
     if not jobs:
         msg = "a job record without a job"
+        raise RecordError(msg)
+    if not all(job.recipients for job in jobs):
+        msg = "a job without a recipient"
         raise RecordError(msg)
     return jobs
 
@@ -146,7 +153,8 @@ def _decode(decoder: msgspec.msgpack.Decoder[_T], payload: bytes) -> _T:
             f"unknown format version {found}, "
             f"this relay reads {FORMAT_VERSION} and {RELEASE_VERSION}"
         )
-        raise RecordError(msg)
+        later = bool(payload) and payload[0] > RELEASE_VERSION
+        raise UnknownVersionError(msg) if later else RecordError(msg)
     try:
         return decoder.decode(memoryview(payload)[1:])
     except (msgspec.DecodeError, msgspec.ValidationError) as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from mailrelay.mail.ids import QueueId
+from mailrelay.mail.ids import QueueId, accepted_seconds, is_queue_id
 from mailrelay.mail.job import FailedRecord
 from mailrelay.queue.failed import StoredFailure
 from mailrelay_monitor.failed_filter import FailedFilter
@@ -368,7 +368,7 @@ def _put_place(database: sqlite3.Connection, reached: Place) -> None:
 
 
 def _row(failure: StoredFailure, old: FailedRow | None) -> FailedRow:
-    made = _of(failure.record) if failure.record is not None else _UNREADABLE
+    made = _of(failure.record) if failure.record is not None else _unreadable(failure)
     mark = failure.record.resending if failure.record is not None else None
     # A claim copies the record: the file says the same, and may be large.
     is_copy = (
@@ -391,6 +391,12 @@ def _row(failure: StoredFailure, old: FailedRow | None) -> FailedRow:
         request=old.request if old is not None and not ends else 0,
         stage=old.stage if old is not None and not ends else "",
     )
+
+
+def _unreadable(failure: StoredFailure) -> FailedRow:
+    """A record that cannot be read is as old as its submission's name says."""
+    at = accepted_seconds(failure.submission) if is_queue_id(failure.submission) else 0.0
+    return replace(_UNREADABLE, accepted_at=at, failed_at=at)
 
 
 def _done(failure: StoredFailure, old: FailedRow | None) -> FailedRow:

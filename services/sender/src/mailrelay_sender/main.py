@@ -90,7 +90,7 @@ async def _deliver(
     slots = Slots(
         connection,
         SlotLimits(config.worker_count, config.queue.ack_wait_seconds),
-        settler.move,
+        settler,
         log,
         system_clock,
         takes_new=lambda: len(parked) < MAX_PARKED and space.has_room,

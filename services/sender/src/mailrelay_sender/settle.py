@@ -16,6 +16,7 @@ from prometheus_client import Counter, Histogram
 
 from mailrelay.mail.disposition import Disposition, Outcome
 from mailrelay.mail.event import Attempted, Summary
+from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import (
     Body,
     CaptureRecord,
@@ -35,10 +36,10 @@ from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import Claim
 from mailrelay.queue.errors import ClaimVoidError, QueueError, QueueFullError
 from mailrelay.queue.events import EventWriter
-from mailrelay.queue.failed import FailedStore, ResendClaim
+from mailrelay.queue.failed import FailedStore, ResendClaim, UnreadablePlace
 from mailrelay.queue.lanes import lane_for
 from mailrelay.queue.publish import Publisher, Record
-from mailrelay.queue.wire import encode_capture, encode_jobs
+from mailrelay.queue.wire import RecordError, encode_capture, encode_jobs
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.steps import passed
@@ -123,7 +124,7 @@ class Settler:
         stored = kept.deferred or (kept.failed[0].job if kept.failed else job)
         await self._events.tell_and_wait(_event(job, stored, kept, self._clock(), duration_seconds))
         passed("settle.event_told")
-        await self._ack(claim, job)
+        await self._ack(claim, job.submission)
         passed("settle.acked")  # or let go, see there
         self._written.pop(_body_key(job), None)
         self._resends.pop(_mark(claim), None)
@@ -140,7 +141,7 @@ class Settler:
             except ClaimVoidError:
                 found.append(True)  # the server lost it: this process has the only copy left
 
-        await self._until_done("look for the record", job, ask)
+        await self._until_done("look for the record", job.submission, ask)
         return not found[-1]
 
     async def move(self, claim: Claim, job: Job) -> None:
@@ -148,7 +149,7 @@ class Settler:
         moved = replace(job, hop=job.hop + 1)
         await self._store_in_lane(moved, message_id(moved, "move", moved.recipients))
         passed("move.stored")
-        await self._ack(claim, job)
+        await self._ack(claim, job.submission)
         passed("move.acked")
 
     async def unbundle(self, claim: Claim, jobs: list[Job]) -> None:
@@ -156,13 +157,25 @@ class Settler:
         for job in jobs:
             await self._store_in_lane(job, message_id(job, "unbundled", job.recipients))
             passed("unbundle.job_stored")
-        await self._ack(claim, jobs[0])
+        await self._ack(claim, jobs[0].submission)
         passed("unbundle.acked")
+
+    async def set_aside(self, claim: Claim, error: RecordError) -> None:
+        """Keep a record that cannot be read in the failed store, as it is, then ack it."""
+        place = UnreadablePlace.of(claim.subject, claim.sequence, claim.stored_at)
+
+        async def store() -> None:
+            await self._failed.store_unreadable(place, claim.payload, str(error))
+
+        await self._until_done("store", place.submission, store)
+        passed("aside.stored")
+        await self._ack(claim, place.submission)
+        passed("aside.acked")
 
     async def drop_stale_resend(self, claim: Claim, job: Job) -> None:
         """Ack a resend that may not go on: another one did, or the failed record is gone."""
         self._log.info("resend.dropped", id=job.submission, sequence=job.resend_of)
-        await self._ack(claim, job)
+        await self._ack(claim, job.submission)
         passed("resend.dropped")
 
     async def claim_resend(self, claim: Claim, job: Job) -> bool:
@@ -177,7 +190,7 @@ class Settler:
             found.append(await self._failed.claim_resend(job, mark))
 
         if mark not in self._resends:
-            await self._until_done("claim of the failed record", job, ask)
+            await self._until_done("claim of the failed record", job.submission, ask)
             if found[-1] is None:
                 return None
             if len(self._resends) >= _MAX_RESENDS:
@@ -206,7 +219,7 @@ class Settler:
         known = self._written.get(_body_key(job))
         if known is not None:
             return known[0]
-        await self._until_done("store", job, lambda: self._write_body(job))
+        await self._until_done("store", job.submission, lambda: self._write_body(job))
         return self._written[_body_key(job)][0]
 
     async def _write_body(self, job: Job) -> None:
@@ -259,7 +272,9 @@ class Settler:
             else:
                 await self._failed.store(record)
 
-        await self._until_done("store", job, self._keeps_body(job, record.job.body, store))
+        await self._until_done(
+            "store", job.submission, self._keeps_body(job, record.job.body, store)
+        )
 
     async def _store_done(self, claim: Claim, job: Job) -> None:
         async def store() -> None:
@@ -267,7 +282,7 @@ class Settler:
             if resend is not None:
                 await self._failed.store_done(job, resend)
 
-        await self._until_done("store", job, store)
+        await self._until_done("store", job.submission, store)
 
     async def _store_captured(self, job: Job) -> None:
         record = CaptureRecord(job, self._clock())
@@ -285,9 +300,9 @@ class Settler:
         async def store() -> None:
             await self._publisher.store(record, guard=check)
 
-        await self._until_done("store", job, self._keeps_body(job, body, store))
+        await self._until_done("store", job.submission, self._keeps_body(job, body, store))
 
-    async def _ack(self, claim: Claim, job: Job) -> None:
+    async def _ack(self, claim: Claim, submission: QueueId) -> None:
         """Ack until it is confirmed, or until the server does not know what it is asked.
 
         A server that was killed may have forgotten that it delivered the record (it writes that
@@ -302,11 +317,11 @@ class Settler:
             try:
                 return await claim.ack()
             except ClaimVoidError as error:
-                self._log.critical("queue.lost", id=job.submission, error=str(error))
+                self._log.critical("queue.lost", id=submission, error=str(error))
                 return None
             except QueueError as error:
                 _held_up.inc()
-                self._log.warning("settle.repeats", step="ack", id=job.submission, error=str(error))
+                self._log.warning("settle.repeats", step="ack", id=submission, error=str(error))
             if not self._connection.is_connected:
                 unanswered_since = loop.time()
             elif loop.time() - unanswered_since >= UNANSWERED_SECONDS:
@@ -314,7 +329,9 @@ class Settler:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    async def _until_done(self, what: str, job: Job, step: Callable[[], Awaitable[None]]) -> None:
+    async def _until_done(
+        self, what: str, submission: QueueId, step: Callable[[], Awaitable[None]]
+    ) -> None:
         """Repeat a step until the queue has confirmed it; the claim is held meanwhile.
 
         Raises QueueFullError: the caller keeps the outcome and comes again.
@@ -325,11 +342,11 @@ class Settler:
                 return await step()
             except QueueFullError as error:
                 # Room comes from other mail's attempts, which need what this one would hold.
-                self._log.warning("settle.repeats", step=what, id=job.submission, error=str(error))
+                self._log.warning("settle.repeats", step=what, id=submission, error=str(error))
                 raise
             except QueueError as error:
                 _held_up.inc()
-                self._log.warning("settle.repeats", step=what, id=job.submission, error=str(error))
+                self._log.warning("settle.repeats", step=what, id=submission, error=str(error))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 

@@ -20,12 +20,13 @@ from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import HOLDS_PER_ACK_WAIT, Claim, PullLoop
 from mailrelay.queue.errors import ClaimVoidError, QueueError, QueueFullError
 from mailrelay.queue.lanes import LADDER, Lane, Move, Wait, decide
-from mailrelay.queue.wire import RecordError, decode_jobs
+from mailrelay.queue.wire import RecordError, UnknownVersionError, decode_jobs
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.steps import passed
 from mailrelay_sender.fair import FairShare
 from mailrelay_sender.pacing import Pacing
+from mailrelay_sender.settle import Settler
 from mailrelay_sender.suspicion import Key, Suspicion
 from mailrelay_sender.turn import LeaveOut, Turn
 from mailrelay_sender.turn import Wait as TurnWait
@@ -38,6 +39,7 @@ _EXTRA_ROOM = 63
 # sender had claimed when it died comes up out of order.
 LONGEST_LANE_PAUSE_SECONDS = 30.0
 _UNREADABLE_PAUSE_SECONDS = 600.0
+_LATER_DELIVERIES = 10  # an hour and a half
 _FULL_PAUSE_SECONDS = 5.0
 _FAULT_PAUSE_SECONDS = 5.0
 _RECENT = 20_000
@@ -95,7 +97,7 @@ class Slots:
         self,
         connection: QueueConnection,
         limits: SlotLimits,
-        move: Callable[[Claim, Job], Awaitable[None]],
+        settler: Settler,
         log: Logger,
         clock: Clock,
         *,
@@ -107,7 +109,7 @@ class Slots:
         self._hold_seconds = limits.ack_wait_seconds / HOLDS_PER_ACK_WAIT
         self._log = log
         self._clock = clock
-        self._move = move
+        self._settler = settler
         self._claims: dict[Key, Claim] = {}  # all that is ours now
         self._settled: dict[Key, None] = {}  # the last ones, oldest first
         self._arrived = asyncio.Event()
@@ -312,7 +314,7 @@ class Slots:
         async def move() -> None:
             try:
                 if work.claim.is_surely_ours:
-                    await self._move(work.claim, work.jobs[0])
+                    await self._settler.move(work.claim, work.jobs[0])
                     self.finished(work)
             except QueueFullError:
                 # By the time it comes again it may be due, and be tried instead of moved.
@@ -336,7 +338,20 @@ class Slots:
             error=str(error),
             octets=claim.payload[:64].hex(),
         )
-        await claim.give_back(_UNREADABLE_PAUSE_SECONDS)
+        if isinstance(error, UnknownVersionError) and claim.delivered <= _LATER_DELIVERIES:
+            # An upgrade is under way, perhaps: it is left to the newer senders for a while.
+            with contextlib.suppress(QueueError):
+                await claim.give_back(_UNREADABLE_PAUSE_SECONDS)
+            return
+        task = asyncio.create_task(self._keep_aside(claim, error))
+        self._moves.add(task)
+        task.add_done_callback(self._moves.discard)
+
+    async def _keep_aside(self, claim: Claim, error: RecordError) -> None:
+        try:
+            await self._settler.set_aside(claim, error)
+        except QueueError as fault:  # full, say: it comes again
+            self._log.warning("record.not_set_aside", sequence=claim.sequence, error=str(fault))
 
     async def _hold_all(self) -> None:
         while True:
