@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.nats import unable_to_write
 from tests.support.relay import Relay, forwarding_to, relay_config, running_relay
 from tests.support.replies import Reply
 from tests.support.scripting import Accept, Delay, Stage, Stall
@@ -185,3 +186,26 @@ async def test_a_stop_waits_for_the_answer_to_a_final_dot(tmp_path: Path) -> Non
         await relay.start()
         await relay.wait_health(30, queued_emails=0, total_emails_processed=1)
         assert upstream.attempts == {"a@example.com": 1}
+
+
+async def test_a_queue_whose_disk_was_full_is_restarted_and_takes_mail_again(
+    tmp_path: Path,
+) -> None:
+    async with running_relay(tmp_path) as relay:
+        assert (await submit(relay, "a@example.com")).accepted
+        await relay.wait_health(10, queued_emails=0)
+        nats = relay.pid("nats")
+        # A limit on the size of files, which needs no root, fails a write as a full disk does.
+        with unable_to_write(nats):
+            during = await submit(relay, "b@example.com")
+        # 250 when the restart came within the 15 s for which storing is repeated.
+        assert during.final is not None
+        assert during.final.code in {250, 451}
+
+        def is_another() -> bool:
+            return relay.run_file().pids.get("nats", nats) != nats
+
+        await wait_until(is_another, 20, "nats-server was started again")
+        assert "write error" in relay.log_lines("process.broken")[0]["message"]
+        assert (await submit(relay, "c@example.com")).accepted
+        await relay.wait_health(20, queued_emails=0)

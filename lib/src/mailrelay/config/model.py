@@ -135,6 +135,11 @@ class Queue(_Section):
         ge=0,
         description="What the queue may use on disk; 0: most of what is free at the first start.",
     )
+    replicas: Literal[1, 3, 5] = Field(
+        default=1,
+        description="Servers that hold a copy of each record before it counts as stored; more than "
+        "1 needs a NATS cluster of as many servers, which `mailrelay run` does not start.",
+    )
     ack_wait_seconds: float = Field(
         default=30,
         ge=1,

@@ -2,6 +2,9 @@
 
 Only `admin` makes and changes streams; nobody but ingress stores new mail; nobody but a sender
 acks. Every role has an inbox prefix of its own, or it could read the others' replies.
+
+`watch` is the one role outside the queue: it lives in the server's system account, reaches no
+stream, and may ask the server how it is, and nothing else.
 """
 
 from __future__ import annotations
@@ -19,6 +22,15 @@ class Role(Enum):
     INGRESS = "ingress"
     SENDER = "sender"
     MONITOR = "monitor"
+    WATCH = "watch"
+
+    @property
+    def is_of_system_account(self) -> bool:
+        """Whether the role asks the server itself and reaches no stream."""
+        return self is Role.WATCH
+
+
+SERVER_HEALTH = "$SYS.REQ.SERVER.PING.HEALTHZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,7 @@ def rights_of(role: Role, names: Names) -> Rights:
         Role.INGRESS: _ingress(names),
         Role.SENDER: _sender(names),
         Role.MONITOR: _monitor(names),
+        Role.WATCH: (SERVER_HEALTH,),
     }[role]
     return Rights(publish, (f"{names.inbox_prefix(role.value)}.>",))
 
