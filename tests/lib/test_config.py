@@ -121,6 +121,8 @@ def test_the_variable_is_the_screaming_snake_of_the_path(key: str, variable: str
         ({"workerCount": -1}, r"workerCount: must be greater"),
         ({"smtpHost": ""}, r"smtpHost: .*at least 1 character"),
         ({"queue": {"prefix": "Bad.Prefix"}}, r"queue.prefix: .*pattern"),
+        ({"queue": {"replicas": 2}}, r"json: queue.replicas: must be 1, 3 or 5, is 2$"),
+        ({"queue": {"replicas": 7}}, r"queue.replicas: must be less than or equal to 5"),
         ({"capture": {"whenFull": "explode"}}, r"capture.whenFull: .*'refuse' or 'dropOldest'"),
         ({"security": 5}, r"security: must be an object, is a number"),
         ({"security": []}, r"security: must be an object, is a list"),
@@ -218,6 +220,7 @@ def test_a_truth_value_in_the_environment(tmp_path: Path, text: str, value: bool
         ("FORWARD_SMTP", "perhaps"),
         ("RETRY_MULTIPLIER", "two"),
         ("CAPTURE_WHEN_FULL", "explode"),
+        ("QUEUE_REPLICAS", "4"),
     ],
 )
 def test_a_bad_value_in_the_environment_is_blamed_on_its_variable(

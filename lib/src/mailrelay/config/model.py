@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -135,10 +135,12 @@ class Queue(_Section):
         ge=0,
         description="What the queue may use on disk; 0: most of what is free at the first start.",
     )
-    replicas: Literal[1, 3, 5] = Field(
+    replicas: int = Field(
         default=1,
-        description="Servers that hold a copy of each record before it counts as stored; more than "
-        "1 needs a NATS cluster of as many servers, which `mailrelay run` does not start.",
+        ge=1,
+        le=5,
+        description="Copies of each record, each on a server of its own: 1, 3 or 5. More than 1 "
+        "needs a NATS cluster of as many servers; `mailrelay run` starts one.",
     )
     ack_wait_seconds: float = Field(
         default=30,
@@ -146,6 +148,15 @@ class Queue(_Section):
         le=600,
         description="After a sender's crash its open mail is taken up by another this soon.",
     )
+
+    @field_validator("replicas")
+    @classmethod
+    def _odd(cls, replicas: int) -> int:
+        """Refuse even numbers: they cost a copy more and bear no more failures."""
+        if replicas % 2 == 0:
+            msg = "must be 1, 3 or 5"
+            raise ValueError(msg)
+        return replicas
 
 
 class RelayConfig(_Section):
