@@ -22,12 +22,16 @@ from tests.support.wait import wait_until
 HELLO = b"Subject: hello\r\n\r\nhi\r\n"
 
 
-async def submit(relay: Relay, *recipients: str) -> Submitted:
+LARGE = HELLO + b"x" * 60 + b"\r\n"
+LARGE += LARGE[len(HELLO) :] * 80_000  # 5 MB: more chunks than are stored at once
+
+
+async def submit(relay: Relay, *recipients: str, content: bytes = HELLO) -> Submitted:
     # Longer than the relay's own limit on storing a message.
-    async with SmtpDialogue.connect("127.0.0.1", relay.smtp_port, limit_seconds=30) as client:
+    async with SmtpDialogue.connect("127.0.0.1", relay.smtp_port, limit_seconds=40) as client:
         await client.expect(220)
         await client.ehlo()
-        return await client.submit("from@example.org", list(recipients), HELLO)
+        return await client.submit("from@example.org", list(recipients), content)
 
 
 async def test_a_full_queue_answers_452_and_takes_mail_again_afterwards(tmp_path: Path) -> None:
@@ -50,20 +54,21 @@ async def test_a_full_queue_answers_452_and_takes_mail_again_afterwards(tmp_path
             assert upstream.attempts.keys() == {"a@example.com"}
 
 
+@pytest.mark.parametrize("content", [HELLO, LARGE], ids=["small", "large"])
 async def test_without_its_queue_the_relay_answers_451_in_bounded_time_and_recovers(
-    tmp_path: Path,
+    tmp_path: Path, content: bytes
 ) -> None:
     async with running_relay(tmp_path) as relay:
         assert (await submit(relay, "a@example.com")).accepted
         nats = relay.kill("nats", signal.SIGSTOP)
         started = time.monotonic()
         try:
-            refused = await submit(relay, "a@example.com")
+            refused = await submit(relay, "a@example.com", content=content)
         finally:
             psutil.Process(nats).resume()
         assert str(refused.final).startswith("451 4.3.0")
         assert time.monotonic() - started < 25
-        assert (await submit(relay, "a@example.com")).accepted
+        assert (await submit(relay, "a@example.com", content=content)).accepted
 
 
 async def test_a_queue_that_restarts_meanwhile_is_waited_for(tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def _fail(answer: asyncio.Future[Msg], why: str) -> None:
 
 
 def raise_error(answer: dict[str, Any]) -> None:
-    """Raise the QueueRefusedError that a JetStream answer carries, if it does."""
+    """Raise the error that a JetStream answer carries, if it does."""
     error = answer.get("error")
     if error:
         raise refusal(

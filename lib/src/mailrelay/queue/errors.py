@@ -53,8 +53,16 @@ _FULL = frozenset({10077, 10023, 10002, 10028, 10047})
 _TOO_LARGE = frozenset({10054})
 
 
-def refusal(code: int, err_code: int, description: str) -> QueueRefusedError:
+# What passes by itself: JetStream is starting up, has no leader, or is catching up (in a cluster
+# any server may say so of what it cannot see); it forgot the beginning of an atomic batch (10176:
+# it restarted), or has too many under way (10210: those not finished go after 10 s).
+_NOT_NOW = frozenset({10008, 10009, 10039, 10076, 10176, 10210})
+
+
+def refusal(code: int, err_code: int, description: str) -> QueueError:
     """Return the exception for a JetStream error."""
+    if err_code in _NOT_NOW:
+        return QueueUnavailableError(f"{description} ({code}/{err_code})")
     if err_code in _FULL:
         return QueueFullError(code, err_code, description)
     if err_code in _TOO_LARGE:

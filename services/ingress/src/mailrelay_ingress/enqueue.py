@@ -267,6 +267,8 @@ class Intake:
             self._stored_bytes += len(chunk)
             while len(self._under_way) >= CHUNKS_IN_FLIGHT:
                 await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+            if self._failure is not None:  # another one would be tried for as long again
+                return
             task = asyncio.create_task(self._store_chunk(self._chunks, chunk))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
