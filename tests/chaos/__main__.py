@@ -20,9 +20,11 @@ from tests.chaos.books import read_books
 from tests.chaos.judge import judge
 from tests.chaos.plan import plan_for_kills, plan_for_seconds
 from tests.chaos.run import run_plan
+from tests.chaos.sites import ONE_MACHINE, THREE_SERVERS
 from tests.chaos.table import render
 
 RATE = 30.0
+SITES = {1: ONE_MACHINE, 3: THREE_SERVERS}
 
 
 def main() -> int:
@@ -30,19 +32,27 @@ def main() -> int:
     options = _arguments()
     if options.judge is not None:
         return _judge_again(options.judge)
+    site = SITES[options.servers]
     if options.kills is not None:
-        plan, length = plan_for_kills(options.seed, options.kills), f"--kills {options.kills}"
+        plan = plan_for_kills(options.seed, options.kills, site)
+        length = f"--kills {options.kills}"
     else:
         seconds = 60 * options.minutes
-        plan, length = plan_for_seconds(options.seed, seconds), f"--minutes {options.minutes:g}"
+        plan = plan_for_seconds(options.seed, seconds, site)
+        length = f"--minutes {options.minutes:g}"
     folder = options.keep or Path(tempfile.mkdtemp(prefix="mailrelay-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
-    again = f"python -m tests.chaos --seed {options.seed} {length} --rate {options.rate:g}"
+    again = (
+        f"python -m tests.chaos --seed {options.seed} {length} --servers {options.servers} "
+        f"--rate {options.rate:g}"
+    )
     sys.stdout.write(f"{again}, in {folder}\n")
     sys.stdout.flush()
     kept = f"kept: {folder}\nagain: {again}\n"
     try:
-        report = asyncio.run(run_plan(plan, folder, rate=options.rate, small_disk=options.disk))
+        report = asyncio.run(
+            run_plan(plan, folder, rate=options.rate, site=site, small_disk=options.disk)
+        )
     except BaseException:
         sys.stdout.write(kept)
         raise
@@ -70,6 +80,7 @@ def _arguments() -> argparse.Namespace:
     length.add_argument("--kills", type=int, help="as many processes are ended by SIGKILL")
     length.add_argument("--minutes", type=float, default=5.0, help="without --kills; 5 by default")
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--servers", type=int, choices=SITES, default=1, help="nats-servers")
     parser.add_argument("--rate", type=float, default=RATE, help="messages a second")
     parser.add_argument(
         "--disk",

@@ -13,9 +13,14 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import psutil
+
+from tests.support.wait import wait_until
+
 SIZE_BYTES = 512 * 1024 * 1024
 _FILL = "fill"
 _TOP_UP_SECONDS = 0.1
+_UNUSED_SECONDS = 20.0
 _BLOCKS = (b"\0" * 1024 * 1024, b"\0" * 4096)
 
 
@@ -29,6 +34,15 @@ class SmallDisk:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    async def wait_unused(self) -> None:
+        """Wait until it can be unmounted: the last process that used it may just be ending."""
+
+        def is_unused() -> bool:
+            folder = str(self._folder)
+            return not any(_uses(process, folder) for process in psutil.process_iter())
+
+        await wait_until(is_unused, _UNUSED_SECONDS, f"nobody uses {self._folder}")
 
     @contextlib.asynccontextmanager
     async def full(self) -> AsyncIterator[None]:
@@ -58,6 +72,12 @@ def small_disk(folder: Path) -> Iterator[SmallDisk]:
         yield SmallDisk(folder)
     finally:
         subprocess.run(["umount", folder], check=True)  # noqa: S607
+
+
+def _uses(process: psutil.Process, folder: str) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any(each.path.startswith(folder) for each in process.open_files())
+    return False
 
 
 def _fill(fd: int) -> None:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
 from prometheus_client import CollectorRegistry
@@ -21,10 +20,9 @@ from mailrelay.queue.connection import ConnectionSettings, QueueConnection, open
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.publish import Publisher
-from mailrelay.queue.rights import Role
 from mailrelay.runtime.logging import Logger
 from mailrelay_monitor.bodies import UNSPOKEN_AGE_SECONDS, BodyCleaner, BodyMetrics
-from tests.support.relay import Relay
+from tests.support.relay import RelayClient
 
 _LOOK_SECONDS = 1.0
 _BODIES_SECONDS = 20.0  # the monitor asks for the last time 12.6 s after a final event
@@ -47,13 +45,15 @@ class EndState:
         return not self.stuck and self.health == "ok"
 
 
-async def settle_down(relay: Relay, log: Logger, limit_seconds: float) -> EndState:
-    """Wait until the relay has done its work, resending what failed; return what is left."""
+async def settle_down(
+    relay: RelayClient, settings: ConnectionSettings, log: Logger, limit_seconds: float
+) -> EndState:
+    """Wait until the relay has done its work, resending what failed; return what is left.
+
+    `settings` are how the relay's monitor connects.
+    """
     state = EndState()
     began = time.monotonic()
-    running = relay.run_file()
-    seed = Path(running.credentials) / f"{Role.MONITOR.value}.seed"
-    settings = ConnectionSettings(running.nats, Role.MONITOR.value, seed)
     connection = await open_connection(settings, log)
     try:
         while True:
@@ -107,7 +107,7 @@ async def _look_at_bodies(connection: QueueConnection, log: Logger, state: EndSt
         state.stuck["body"] = chunks
 
 
-async def _ask_relay(relay: Relay, state: EndState) -> None:
+async def _ask_relay(relay: RelayClient, state: EndState) -> None:
     deadline = time.monotonic() + _HEALTH_SECONDS
     while True:
         with contextlib.suppress(httpx.HTTPError):

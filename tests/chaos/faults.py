@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import httpx
 
-from tests.chaos.disk import SmallDisk
 from tests.chaos.flow import Flow
 from tests.chaos.plan import Fault, Kind
 from tests.chaos.processes import go_on, signal_when_there
+from tests.chaos.rig import Rig
 from tests.chaos.upstream import UpstreamProcess
-from tests.support.relay import Relay
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +32,11 @@ class Happening:
 class Inflictor:
     """Does to the relay what tracks say; `happened` is what was done, in order of its end."""
 
-    def __init__(
-        self, relay: Relay, upstream: UpstreamProcess, disk: SmallDisk | None, flow: Flow
-    ) -> None:
-        self._relay = relay
+    def __init__(self, rig: Rig, upstream: UpstreamProcess, flow: Flow) -> None:
+        self._relay = rig.relay
         self._flow = flow
         self._upstream = upstream
-        self._disk = disk
+        self._disk = rig.disk
         self._lasting: set[asyncio.Task[None]] = set()
         self.happened: list[Happening] = []
         self.resent: list[str] = []  # what the relay said to each request

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from tests.chaos.books import Attempt, Books
 from tests.chaos.faults import Happening
 from tests.chaos.plan import Kind
+from tests.chaos.sites import SERVERS, SUPERVISOR, is_server
 from tests.chaos.upstream import BEFORE_RCPT, REPLY_DELAY_SECONDS
 from tests.support.ledger import LedgerEntry, Outcome, Verdict, compare
 
@@ -32,7 +33,7 @@ UNKNOWN_CODE = 451
 
 UNTOLD = "taken, and the client not told"
 _KILLS = {Kind.KILL, Kind.KILL_TOGETHER}
-_OUTCOME_HOLDERS = {"sender", "nats", "supervisor"}
+_OUTCOME_HOLDERS = {"sender", "nats", SUPERVISOR, *SERVERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +245,7 @@ def _outlasts_claims(each: Happening) -> bool:
 
 
 def _takes_queue_away(each: Happening) -> bool:
-    return each.fault.kind is Kind.DISK_FULL or "nats" in each.fault.targets
+    return each.fault.kind is Kind.DISK_FULL or any(map(is_server, each.fault.targets))
 
 
 def _overlaps(each: Happening, at: float) -> bool:

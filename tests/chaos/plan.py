@@ -15,9 +15,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-SERVICES = ("ingress", "sender", "monitor")
-CHILDREN = (*SERVICES, "nats")
-PROCESSES = (*CHILDREN, "supervisor")
+from tests.chaos.sites import ONE_MACHINE, Site
 
 
 class Kind(enum.StrEnum):
@@ -99,8 +97,6 @@ _TROUBLE_PAUSE_SECONDS = (0.5, 2.5)
 _DISK_SECONDS = (3.0, 7.0)
 _DISK_PAUSE_SECONDS = (25.0, 60.0)
 _FIRST_DISK_PAUSE_SECONDS = 12.0
-# A supervisor takes everything with it and seconds to come back: seldom, or nothing else is tried.
-_KILL_WEIGHTS = {"ingress": 5, "sender": 6, "monitor": 3, "nats": 5, "supervisor": 1}
 _KIND_WEIGHTS = {
     Kind.KILL: 12,
     Kind.KILL_TOGETHER: 4,
@@ -111,29 +107,31 @@ _KIND_WEIGHTS = {
 }
 
 
-ONE_OF_EACH: tuple[tuple[Kind, tuple[str, ...]], ...] = (
-    *((Kind.KILL, (name,)) for name in PROCESSES),
-    *((Kind.FREEZE, (name,)) for name in PROCESSES),
-    *((Kind.RESTART, (name,)) for name in CHILDREN),
-    (Kind.KILL_TOGETHER, ("nats", "sender")),
-    (Kind.RESTART_RELAY, ()),
-    (Kind.RESEND, ()),
-)
+def one_of_each(site: Site) -> tuple[tuple[Kind, tuple[str, ...]], ...]:
+    """Return every kind of fault, once on every process."""
+    return (
+        *((Kind.KILL, (name,)) for name in site.processes),
+        *((Kind.FREEZE, (name,)) for name in site.processes),
+        *((Kind.RESTART, (name,)) for name in site.children),
+        *((Kind.KILL_TOGETHER, names) for names in site.together),
+        *(((Kind.RESTART_RELAY, ()),) if site.has_supervisor else ()),
+        (Kind.RESEND, ()),
+    )
 
 
-def plan_for_seconds(seed: int, seconds: float) -> Plan:
+def plan_for_seconds(seed: int, seconds: float, site: Site = ONE_MACHINE) -> Plan:
     """Make the plan for a time."""
-    return _plan(seed, _process_faults(seed), seconds)
+    return _plan(seed, _process_faults(seed, site), seconds)
 
 
-def plan_for_kills(seed: int, kills: int) -> Plan:
+def plan_for_kills(seed: int, kills: int, site: Site = ONE_MACHINE) -> Plan:
     """Make the plan for a number of kills."""
-    return _plan(seed, _until_kills(_process_faults(seed), kills), None)
+    return _plan(seed, _until_kills(_process_faults(seed, site), kills), None)
 
 
-def plan_for_one_of_each(seed: int) -> Plan:
+def plan_for_one_of_each(seed: int, site: Site = ONE_MACHINE) -> Plan:
     """Make the short plan: one fault of every kind on every process that it knows."""
-    return _plan(seed, itertools.islice(_process_faults(seed), len(ONE_OF_EACH)), None)
+    return _plan(seed, itertools.islice(_process_faults(seed, site), len(one_of_each(site))), None)
 
 
 def _plan(seed: int, processes: Iterator[Fault], limit_seconds: float | None) -> Plan:
@@ -153,24 +151,25 @@ def _draw(seed: int, track: str) -> random.Random:
     return random.Random(f"{seed}/{track}")  # noqa: S311 — a plan that can be repeated
 
 
-def _process_faults(seed: int) -> Iterator[Fault]:
+def _process_faults(seed: int, site: Site) -> Iterator[Fault]:
     draw = _draw(seed, "processes")
-    for kind, targets in draw.sample(ONE_OF_EACH, len(ONE_OF_EACH)):
+    first = one_of_each(site)
+    for kind, targets in draw.sample(first, len(first)):
         yield _process_fault(draw, kind, targets)
-    kinds, weights = zip(*_KIND_WEIGHTS.items(), strict=True)
+    kinds = [k for k in _KIND_WEIGHTS if site.has_supervisor or k is not Kind.RESTART_RELAY]
     while True:
-        kind = draw.choices(kinds, weights)[0]
-        yield _process_fault(draw, kind, _targets(draw, kind))
+        kind = draw.choices(kinds, [_KIND_WEIGHTS[each] for each in kinds])[0]
+        yield _process_fault(draw, kind, _targets(draw, kind, site))
 
 
-def _targets(draw: random.Random, kind: Kind) -> tuple[str, ...]:
+def _targets(draw: random.Random, kind: Kind, site: Site) -> tuple[str, ...]:
     if kind is Kind.KILL:
-        return tuple(draw.choices(tuple(_KILL_WEIGHTS), tuple(_KILL_WEIGHTS.values())))
+        return tuple(draw.choices(site.processes, tuple(site.kill_weights.values())))
     if kind is Kind.KILL_TOGETHER:
-        return tuple(sorted(draw.sample(CHILDREN, draw.randint(2, len(CHILDREN)))))
+        return tuple(sorted(draw.sample(site.children, draw.randint(2, 4))))
     if kind is Kind.FREEZE:
-        return (draw.choice(PROCESSES),)
-    return (draw.choice(CHILDREN),) if kind is Kind.RESTART else ()
+        return (draw.choice(site.processes),)
+    return (draw.choice(site.children),) if kind is Kind.RESTART else ()
 
 
 def _process_fault(draw: random.Random, kind: Kind, targets: tuple[str, ...]) -> Fault:

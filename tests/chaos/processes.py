@@ -9,14 +9,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.relay import Relay
+from tests.support.relay import RelayClient
 from tests.support.wait import wait_until
 
 THERE_SECONDS = 60.0
 
 
 @contextlib.contextmanager
-def _held(relay: Relay, name: str) -> Iterator[int | None]:
+def _held(relay: RelayClient, name: str) -> Iterator[int | None]:
     """A descriptor of the process of that name, None while there is none."""
     try:
         pid = relay.pid(name)
@@ -41,7 +41,7 @@ def _belongs_to(pid: int, data_dir: Path) -> bool:
     return str(data_dir).encode() in words
 
 
-async def signal_when_there(relay: Relay, name: str, number: int) -> tuple[float, int]:
+async def signal_when_there(relay: RelayClient, name: str, number: int) -> tuple[float, int]:
     """Send a signal as soon as there is such a process; when it was sent, and a descriptor.
 
     The caller closes the descriptor.

@@ -1,52 +1,27 @@
-"""Keeps a relay running through a run, as a service manager would, and sees when it is ready."""
+"""What holds a relay up through a run, whatever site it runs on, and sees when it is ready."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.support.relay import Relay
+from mailrelay.queue.connection import ConnectionSettings
+from tests.chaos.disk import SmallDisk
+from tests.support.relay import RelayClient
 from tests.support.wait import wait_until
 
-_PAUSE_SECONDS = 0.2
 _LOOK_SECONDS = 0.15
 _ANSWER_SECONDS = 5.0
-# A full disk or a port that is not free yet keeps it from starting for a while; this is no while.
-_MOST_FAILED_STARTS = 150
-_ORDERLY = 0
-
-
-@dataclass(slots=True)
-class Keeper:
-    """Starts the relay again whenever it has ended."""
-
-    relay: Relay
-    exit_codes: list[int] = field(default_factory=list)
-    _failed_starts: int = 0
-
-    async def run(self) -> None:
-        """Keep it running until cancelled."""
-        while True:
-            process = self.relay.process
-            if process is not None:
-                began = time.monotonic()
-                code = await process.wait()
-                self.exit_codes.append(code)
-                quick = code > _ORDERLY and time.monotonic() - began < _ANSWER_SECONDS
-                self._failed_starts = self._failed_starts + 1 if quick else 0
-                assert self._failed_starts < _MOST_FAILED_STARTS, self.relay.console()[-4000:]
-                if code != _ORDERLY:
-                    await asyncio.sleep(_PAUSE_SECONDS)
-            await self.relay.start(wait_ready=False)
 
 
 @dataclass(slots=True)
 class ReadyWatch:
     """Asks /readyz all the time; `ready_at` are the times at which a yes was asked for."""
 
-    relay: Relay
+    relay: RelayClient
     ready_at: list[float] = field(default_factory=list)
 
     async def run(self) -> None:
@@ -78,3 +53,14 @@ class ReadyWatch:
                     writer.close()
                 return b" 200 " in line
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """A running relay that is started again, as a whole or in parts, whenever it ends."""
+
+    relay: RelayClient
+    ready: ReadyWatch
+    monitor_settings: Callable[[], ConnectionSettings]  # how its monitor connects, now
+    exit_codes: list[int]  # of orderly stops and of starts that failed
+    disk: SmallDisk | None = None  # under the queue; None where it cannot be made full

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -17,13 +16,15 @@ from tests.chaos.end_state import EndState, settle_down
 from tests.chaos.faults import Happening, Inflictor
 from tests.chaos.flow import Flow
 from tests.chaos.judge import ACK_WAIT_SECONDS, PROCESSING_SECONDS, Judgement, judge
+from tests.chaos.one_machine import one_machine
 from tests.chaos.plan import Plan
-from tests.chaos.rig import Keeper, ReadyWatch
+from tests.chaos.sites import ONE_MACHINE, THREE_SERVERS, Site
+from tests.chaos.three_servers import three_servers
 from tests.chaos.upstream import UpstreamProcess, upstream_process
 from tests.support.ledger import Ledger, Outcome
 from tests.support.load import LoadReport, run_load
 from tests.support.load_plan import LoadPlan
-from tests.support.relay import Relay, forwarding_to, free_port, relay_config
+from tests.support.relay import RelayClient, forwarding_to, free_port
 
 WORKERS = 16
 SESSIONS = 24
@@ -60,7 +61,12 @@ class Report:
 
 
 async def run_plan(
-    plan: Plan, folder: Path, *, rate: float, small_disk: bool = disk.is_possible()
+    plan: Plan,
+    folder: Path,
+    *,
+    rate: float,
+    site: Site = ONE_MACHINE,
+    small_disk: bool = disk.is_possible(),
 ) -> Report:
     """Carry a plan out in an empty folder; what is written there stays.
 
@@ -70,27 +76,30 @@ async def run_plan(
         folder / name for name in ("upstream.jsonl", "ledger.jsonl", "faults.json")
     )
     upstream_port = free_port()
-    relay = Relay(folder, _config(upstream_port))
+    options = _options(upstream_port)
+    starting = (
+        three_servers(folder, options)
+        if site is THREE_SERVERS
+        else one_machine(folder, options, small_disk=small_disk)
+    )
     began = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        small = (
-            stack.enter_context(disk.small_disk(relay.data_dir / "nats")) if small_disk else None
-        )
-        ledger = stack.enter_context(Ledger(ledger_file))
-        async with upstream_process(upstream_port, record) as upstream, _kept(relay) as kept:
-            keeper, ready = kept
-            inflictor = Inflictor(relay, upstream, small, Flow(ledger, record))
+    with Ledger(ledger_file) as ledger:
+        async with upstream_process(upstream_port, record) as upstream, starting as rig:
+            inflictor = Inflictor(rig, upstream, Flow(ledger, record))
             stop = asyncio.Event()
-            load = asyncio.create_task(run_load(_load_plan(plan, relay, rate), ledger, stop))
+            load = asyncio.create_task(run_load(_load_plan(plan, rig.relay, rate), ledger, stop))
             try:
-                await _inflict(plan, inflictor, upstream)
+                try:
+                    await _inflict(plan, inflictor, upstream)
+                finally:
+                    stop.set()
+                    load_report = await load
+                await rig.ready.wait_ready(_READY_SECONDS)
+                log = structlog.get_logger()
+                end = await settle_down(rig.relay, rig.monitor_settings(), log, DRAIN_SECONDS)
             finally:
-                stop.set()
-                load_report = await load
-            await ready.wait_ready(_READY_SECONDS)
-            end = await settle_down(relay, structlog.get_logger(), DRAIN_SECONDS)
-            bad_stops = [code for code in keeper.exit_codes if code > 0]
-        write_faults(faults_file, inflictor.happened, ready.ready_at)
+                write_faults(faults_file, inflictor.happened, rig.ready.ready_at)
+            bad_stops = list(rig.exit_codes)
     books = read_books(ledger_file, record, faults_file)
     return Report(
         plan=plan,
@@ -104,27 +113,6 @@ async def run_plan(
         bad_stops=bad_stops,
         miscounted=_miscounted(ledger, end),
     )
-
-
-@contextlib.asynccontextmanager
-async def _kept(relay: Relay) -> AsyncIterator[tuple[Keeper, ReadyWatch]]:
-    """A relay that is started again whenever it ends, for a `with` block; stopped in order."""
-    await relay.start()
-    keeper, ready = Keeper(relay), ReadyWatch(relay)
-    tasks = [asyncio.create_task(keeper.run()), asyncio.create_task(ready.run())]
-    try:
-        yield keeper, ready
-        keeping = tasks[0]
-        assert not keeping.done(), keeping.exception()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        with contextlib.suppress(TimeoutError):
-            await relay.stop()
-        if relay.process is not None and relay.process.returncode is None:
-            relay.process.kill()  # its children end with it
-            await relay.process.wait()
 
 
 async def _inflict(plan: Plan, inflictor: Inflictor, upstream: UpstreamProcess) -> None:
@@ -142,13 +130,14 @@ async def _inflict(plan: Plan, inflictor: Inflictor, upstream: UpstreamProcess) 
     await asyncio.sleep(_QUIET_SECONDS)  # the plan's own pace
 
 
-def _config(upstream_port: int) -> dict[str, object]:
-    return relay_config(
-        workerCount=WORKERS,
-        queueSize=100_000,
-        processingTimeout=PROCESSING_SECONDS,
-        queue={"storeBytes": 8 * 1024**3, "ackWaitSeconds": ACK_WAIT_SECONDS},
-        retry={
+def _options(upstream_port: int) -> dict[str, Any]:
+    """Return what a run asks of the relay's configuration, on any site."""
+    return {
+        "workerCount": WORKERS,
+        "queueSize": 100_000,
+        "processingTimeout": PROCESSING_SECONDS,
+        "queue": {"ackWaitSeconds": ACK_WAIT_SECONDS},
+        "retry": {
             "maxAttempts": 1000,
             "initialIntervalSeconds": 1,
             "multiplier": 2,
@@ -156,10 +145,10 @@ def _config(upstream_port: int) -> dict[str, object]:
             "maxAgeSeconds": 24 * 3600,
         },
         **forwarding_to(upstream_port),
-    )
+    }
 
 
-def _load_plan(plan: Plan, relay: Relay, rate: float) -> LoadPlan:
+def _load_plan(plan: Plan, relay: RelayClient, rate: float) -> LoadPlan:
     return LoadPlan(
         "127.0.0.1",
         relay.smtp_port,

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+
 from tests.chaos.plan import (
-    ONE_OF_EACH,
     TROUBLES,
     Fault,
     Kind,
     Plan,
+    one_of_each,
     plan_for_kills,
     plan_for_one_of_each,
     plan_for_seconds,
 )
+from tests.chaos.sites import ONE_MACHINE, THREE_SERVERS, Site
 
 
 def steps(plan: Plan, count: int = 200) -> list[list[Fault]]:
@@ -31,11 +34,13 @@ def test_a_plan_for_kills_ends_with_that_many() -> None:
     assert kills - taken[-1].kills < 1000
 
 
-def test_every_plan_begins_with_one_of_each_kind_and_every_trouble() -> None:
+@pytest.mark.parametrize("site", [ONE_MACHINE, THREE_SERVERS], ids=lambda site: site.name)
+def test_every_plan_begins_with_one_of_each_kind_and_every_trouble(site: Site) -> None:
     for seed in range(20):
-        processes, upstream, disk = steps(plan_for_one_of_each(seed))
-        assert {(fault.kind, fault.targets) for fault in processes} == set(ONE_OF_EACH)
-        assert len(processes) == len(ONE_OF_EACH)
+        processes, upstream, disk = steps(plan_for_one_of_each(seed, site))
+        expected = one_of_each(site)
+        assert {(fault.kind, fault.targets) for fault in processes} == set(expected)
+        assert len(processes) == len(expected)
         begun = {fault.targets[0] for fault in upstream[: len(TROUBLES)]}
         assert begun == set(TROUBLES)
         assert {fault.kind for fault in disk} == {Kind.DISK_FULL}

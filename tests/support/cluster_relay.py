@@ -55,6 +55,7 @@ class ClusterRelay(RelayClient):
         self._probe_ports = {name: free_port() for name in SERVICES}
         self._lifeline, self._held_end = os.pipe()  # services end when the rig does
         self._is_stopping = False
+        self.exit_codes: list[int] = []  # of services that were not killed
 
     def pid(self, name: str) -> int:
         """The process id of a service or, as `n1` to `n3`, of a server. Raises KeyError."""
@@ -143,7 +144,8 @@ class ClusterRelay(RelayClient):
                     start_new_session=True,
                 )
             self._processes[name] = process
-            await process.wait()
+            if await process.wait() > 0:
+                self.exit_codes.append(process.returncode or 0)
             await asyncio.sleep(RESTART_SECONDS)
 
     def _environ(self, name: str) -> dict[str, str]:
@@ -160,7 +162,8 @@ class ClusterRelay(RelayClient):
 def cluster_config(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 — JSON
     """A configuration for a relay on three servers; `changes` go on top."""
     queue = {"replicas": SIZE, "ackWaitSeconds": ACK_WAIT_SECONDS}
-    return relay_config(queue=queue, queueSize=LIMITS.queue_size, workerCount=16, **changes)
+    defaults = {"queueSize": LIMITS.queue_size, "workerCount": 16}
+    return relay_config(**{**defaults, **changes, "queue": queue})
 
 
 @contextlib.asynccontextmanager

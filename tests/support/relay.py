@@ -68,6 +68,11 @@ class RelayClient:
     """What a relay shows to its clients, however its processes are run."""
 
     config: dict[str, Any]
+    data_dir: Path
+
+    def pid(self, name: str) -> int:
+        """The process id of one of its processes. Raises KeyError while there is none."""
+        raise NotImplementedError
 
     @property
     def smtp_port(self) -> int:

@@ -237,6 +237,9 @@ class Intake:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*self._under_way, return_exceptions=True)
 
+    def _has_failed(self) -> bool:
+        return self._failure is not None
+
     def raise_failure(self) -> None:
         """Raise what went wrong with a chunk."""
         if self._failure is not None:
@@ -267,7 +270,7 @@ class Intake:
             self._stored_bytes += len(chunk)
             while len(self._under_way) >= CHUNKS_IN_FLIGHT:
                 await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
-            if self._failure is not None:  # another one would be tried for as long again
+            if self._has_failed():  # meanwhile; another one would be tried for as long again
                 return
             task = asyncio.create_task(self._store_chunk(self._chunks, chunk))
             self._under_way.add(task)
