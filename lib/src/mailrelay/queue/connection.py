@@ -31,7 +31,7 @@ API_TIMEOUT_SECONDS = 3.0
 _MAX_OUTSTANDING_PINGS = 2
 _CLOSE_SECONDS = 2
 _NO_RESPONDERS = "503"
-_SAME_ERROR_SECONDS = 10.0
+_TOLD_SECONDS = 10.0
 _CLIENT_TASKS = ("_reconnection_task", "_reading_task", "_ping_interval_task", "_flusher_task")
 
 
@@ -61,7 +61,7 @@ class QueueConnection:
         self._tokens = itertools.count(1)
         self._asked: dict[str, asyncio.Future[Msg]] = {}
         self._is_closing = False
-        self._last_error = "", 0.0  # told at
+        self._told: dict[str, float] = {}  # errors, and when
 
     @property
     def is_connected(self) -> bool:
@@ -172,15 +172,15 @@ class QueueConnection:
     async def heard_error(self, error: Exception) -> None:
         """Log the server's or the client's own word on what went wrong.
 
-        While the server is away each try to connect fails in the same way, four times a second:
+        While a server is away each try to connect to it fails in the same way, four times a second:
         that is said now and then.
         """
         text = str(error) or type(error).__name__
         now = asyncio.get_running_loop().time()
-        if text == self._last_error[0] and now - self._last_error[1] < _SAME_ERROR_SECONDS:
-            return
-        self._last_error = text, now
-        self._log.warning("queue.error", error=text)
+        self._told = {each: at for each, at in self._told.items() if now - at < _TOLD_SECONDS}
+        if text not in self._told:
+            self._told[text] = now
+            self._log.warning("queue.error", error=text)
 
     async def heard_disconnected(self) -> None:
         """Fail what was asked and not answered, and forget what was not sent yet.
