@@ -120,10 +120,16 @@ class Claim:
         return False
 
     async def hold(self) -> None:
-        """Keep the claim for another `ack_wait`. Raises QueueError."""
+        """Keep the claim for another `ack_wait`. Raises QueueError.
+
+        One that was not held in time stays doubtful: the server takes the hold, and may have given
+        the record to another sender before.
+        """
         await self._check()
+        was_ours = self.is_surely_ours
         await self._connection.publish_nowait(self._reply, b"+WPI")
-        self._held_at = asyncio.get_running_loop().time()
+        if was_ours:
+            self._held_at = asyncio.get_running_loop().time()
 
     async def ack(self) -> None:
         """Remove the record; returns once the server has confirmed it.
