@@ -35,7 +35,8 @@ def accepts(state: State, walk: Walk, rules: Rules) -> Iterator[Move[State]]:
             yield Move(words, after, is_fault=True)
         if submission.phase == "accepted" and state.budget.client_crash:
             after = with_submission(spend(state, "client_crash"), number, phase="unanswered")
-            yield Move(f"the client of {number} is killed before it hears the 250", after, True)
+            words = f"the client of {number} is killed before it hears the 250"
+            yield Move(words, after, is_fault=True)
     last = state.submissions[-1]
     if last.phase == "unanswered" and state.budget.again:
         again = (*state.submissions, new_submission(walk))

@@ -156,10 +156,10 @@ def _tidies(state: State, number: int) -> Iterator[Move[State]]:
             after = with_failed(state, number, recipient, Failed())
             yield Move(f"the tombstone of {number}'s recipient {recipient} goes", after)
         elif failed.kind == "failed":
-            is_idle = not state.budget.resend and not (
-                failed.mark and is_alive(state, failed.mark)
-            )
-            if not is_idle and not state.budget.delete:
+            is_idle = not state.budget.resend and not (failed.mark and is_alive(state, failed.mark))
+            # Not while the job that failed is still open: its repeat would store it again.
+            is_open = _has_open_job(state, number, recipient)
+            if not is_idle and (not state.budget.delete or is_open):
                 continue
             after = state if is_idle else spend(state, "delete")
             after = with_failed(after, number, recipient, Failed())
@@ -167,6 +167,15 @@ def _tidies(state: State, number: int) -> Iterator[Move[State]]:
                 after, number, recipient, lambda account: account._replace(let_go=True)
             )
             yield Move(f"a person deletes the failed record of recipient {recipient}", after)
+
+
+def _has_open_job(state: State, number: int, recipient: int) -> bool:
+    return any(
+        record.job.submission == number
+        and recipient in record.job.recipients
+        and not record.job.resend
+        for record in state.records
+    )
 
 
 def _is_repeated(state: State, number: int, recipient: int) -> bool:
@@ -186,7 +195,9 @@ def _release(state: State, captured: Captured, rules: Rules) -> Iterator[Move[St
     whom = list(job.recipients)
     idle = state._replace(releasing=None)
     if read is None and rules.release_looks_again:
-        yield Move(f"the monitor finds the capture record of {whom} deleted", spend(idle, "release"))
+        yield Move(
+            f"the monitor finds the capture record of {whom} deleted", spend(idle, "release")
+        )
         return
     count = captured.releases + 1
     name = (job.submission, job.batch, "release", job.recipients, count)
@@ -194,7 +205,7 @@ def _release(state: State, captured: Captured, rules: Rules) -> Iterator[Move[St
         after = published
         if stores:
             after = put(after, "lane", job._replace(release=count, attempt=1))
-            for recipient in job.recipients:
+            for recipient in job.recipients if name not in state.names else ():
                 after = with_account(after, job.submission, recipient, _owing(count))
             if name in state.names or count > 1:
                 after = excuse(after, job)  # asked for twice, or its monitor was killed

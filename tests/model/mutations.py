@@ -56,7 +56,7 @@ MUTATIONS = (
     Mutation("looks_when_sure", "stored body, takeover", BODILESS),
     Mutation("lost_claims_stay_lost", "takeover", REPEATED),
     Mutation("looks_before_each_store", "stored body, takeover", BODILESS),
-    Mutation("resend_settles_marked", "resend", "came back", "delete"),
+    Mutation("resend_settles_marked", "resend", "came back"),
     Mutation("names_have_release", "capture", "swallowed"),
     Mutation("release_looks_again", "capture", BODILESS),
     Mutation("large_inline_is_found", "moved body", BODILESS),

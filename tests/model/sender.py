@@ -156,8 +156,10 @@ def _work(
     record = sender.record
     assert record is not None
     is_void = sender.epoch != state.epoch
-    if is_void and rules.acks_know_the_epoch and (
-        sender.steps[0].kind == "ack" or is_untouched(sender)
+    if (
+        is_void
+        and rules.acks_know_the_epoch
+        and (sender.steps[0].kind == "ack" or is_untouched(sender))
     ):
         after = with_sender(state, number, Sender(epoch=state.epoch))
         yield Move(f"sender {number} forgets a claim of a queue that is lost", after)
@@ -166,7 +168,14 @@ def _work(
         after = with_sender(state, number, _idle(sender))
         yield Move(f"sender {number} lets go of a claim that it may have lost", after)
         return
-    step = sender.steps[0]
+    yield from _step(state, number, sender, walk, rules)
+
+
+def _step(
+    state: State, number: int, sender: Sender, walk: Walk, rules: Rules
+) -> Iterator[Move[State]]:
+    step, record = sender.steps[0], sender.record
+    assert record is not None
     if step.kind == "attempt":
         sending = with_sender(state, number, sender._replace(steps=(Step("sending"),)))
         yield Move(f"sender {number} begins to send {_words(record.job)}", sending)
@@ -177,19 +186,22 @@ def _work(
     elif step.kind == "mark":
         yield from _mark(state, number, sender, rules)
     elif _must_look(state, sender, step, rules):
-        # A record of a queue that is lost is not looked for: this process has the only copy left.
-        if find(state, record) != record:
-            after = with_sender(state, number, _idle(sender))
-            yield Move(f"sender {number} finds that another settled its record", after)
-        elif step.kind == "look":
-            yield Move(f"sender {number} finds its record there", _advanced(state, number))
-        else:
-            looked = with_sender(state, number, sender._replace(has_looked=True))
-            yield Move(f"sender {number} finds its record there, and goes on", looked)
+        yield _look(state, number, sender, record)
     elif step.kind == "look":
         yield Move(f"sender {number} is sure of its record", _advanced(state, number))
     else:
         yield from _store(state, number, sender, step, rules)
+
+
+def _look(state: State, number: int, sender: Sender, record: Record) -> Move[State]:
+    # A record of a queue that is lost is not looked for: this process has the only copy left.
+    if find(state, record) != record:
+        after = with_sender(state, number, _idle(sender))
+        return Move(f"sender {number} finds that another settled its record", after)
+    if sender.steps[0].kind == "look":
+        return Move(f"sender {number} finds its record there", _advanced(state, number))
+    looked = with_sender(state, number, sender._replace(has_looked=True))
+    return Move(f"sender {number} finds its record there, and goes on", looked)
 
 
 def _must_look(state: State, sender: Sender, step: Step, rules: Rules) -> bool:
@@ -241,14 +253,14 @@ def _attempt(
 
 def _ended_release(state: State, job: Job, told: tuple[str, ...], walk: Walk) -> State:
     """A release has come to an end for those that are not deferred again."""
+
+    def ended(account: Account) -> Account:
+        left = tuple(other for other in account.owed if other != job.release)
+        return account._replace(owed=left)
+
     for recipient, outcome in zip(job.recipients, told, strict=True):
-        is_over = outcome != "deferred" or job.attempt >= walk.attempts
-        if job.release and is_over:
-            account = state.submissions[job.submission].accounts[recipient]
-            left = tuple(other for other in account.owed if other != job.release)
-            state = with_account(
-                state, job.submission, recipient, lambda account: account._replace(owed=left)
-            )
+        if job.release and (outcome != "deferred" or job.attempt >= walk.attempts):
+            state = with_account(state, job.submission, recipient, ended)
     return state
 
 
