@@ -194,22 +194,32 @@ def count_calls(file: Path) -> int:
 
 
 async def watch_waiting(folder: Path, waiting: int) -> str:
-    """Put deferred messages into the longest lane; return what each process uses then."""
+    """Return what each process uses without deferred messages, and with `waiting` of them."""
     port = free_port()
     async with started(folder, port) as relay:
+        idle = await percent_used(relay)
         async with connected(relay, Role.SENDER) as sender:
             await put_deferred(sender, waiting)
         await asyncio.sleep(10)  # the store's own writes end
-        cpu = cpu_seconds(relay)
-        await asyncio.sleep(WATCHED_SECONDS)
-        after = cpu_seconds(relay)
+        used = await percent_used(relay)
         memory = psutil.Process(relay.pid("nats")).memory_info().rss // 1024**2
-    used = {name: 100 * (after[name] - cpu[name]) / WATCHED_SECONDS for name in PROCESSES}
-    shown = ", ".join(f"{name} {percent:.2f}" for name, percent in used.items())
     return (
-        f"{waiting} deferred messages waiting, for {WATCHED_SECONDS} s: percent of a core: {shown} "
-        f"(sum {sum(used.values()):.2f}); nats-server's memory {memory} MB"
+        "\n".join(
+            f"{what}, percent of a core over {WATCHED_SECONDS} s: "
+            + ", ".join(f"{name} {percent:.2f}" for name, percent in found.items())
+            + f" (sum {sum(found.values()):.2f})"
+            for what, found in (("idle", idle), (f"{waiting} deferred messages waiting", used))
+        )
+        + f"; nats-server's memory {memory} MB"
     )
+
+
+async def percent_used(relay: Relay) -> dict[str, float]:
+    """Watch for a while what each process uses of a core."""
+    before = cpu_seconds(relay)
+    await asyncio.sleep(WATCHED_SECONDS)
+    after = cpu_seconds(relay)
+    return {name: 100 * (after[name] - before[name]) / WATCHED_SECONDS for name in PROCESSES}
 
 
 async def put_deferred(sender: QueueConnection, waiting: int) -> None:

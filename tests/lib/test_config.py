@@ -236,6 +236,7 @@ def test_a_truth_value_in_the_environment(tmp_path: Path, text: str, value: bool
         ("FORWARD_SMTP", "perhaps"),
         ("RETRY_MULTIPLIER", "two"),
         ("CAPTURE_WHEN_FULL", "explode"),
+        ("QUEUE_REPLICAS", "4"),
     ],
 )
 def test_a_bad_value_in_the_environment_is_blamed_on_its_variable(

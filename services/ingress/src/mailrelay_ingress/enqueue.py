@@ -273,6 +273,9 @@ class Intake:
         if self._writing is not None:
             await self._bodies.check(self._writing)
 
+    def _has_failed(self) -> bool:
+        return self._failure is not None
+
     def raise_failure(self) -> None:
         """Raise what went wrong with a chunk."""
         if self._failure is not None:
@@ -310,6 +313,8 @@ class Intake:
                 self.copy.add(chunk)
             while len(self._under_way) >= CHUNKS_IN_FLIGHT:
                 await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+            if self._has_failed():  # meanwhile; another one would be tried for as long again
+                return
             task = asyncio.create_task(self._store_chunk(self._chunks, chunk))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
