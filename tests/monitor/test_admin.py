@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import psutil
@@ -134,7 +134,13 @@ async def start(connect: Connect, tmp_path: Path, log: Logger) -> AsyncIterator[
     running: list[asyncio.Future[None]] = []
     started: list[tuple[AdminParts, httpx.AsyncClient, IndexThread]] = []
 
-    async def start(*, run: bool = True, forward: bool = False, **options: Any) -> Admin:  # noqa: ANN401
+    async def start(
+        *,
+        run: bool = True,
+        forward: bool = False,
+        asking: asyncio.Lock | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> Admin:
         await end()  # there is one monitor, and it was restarted
         connection = await connect(Role.MONITOR)
         sender = await connect(Role.SENDER)
@@ -156,7 +162,7 @@ async def start(connect: Connect, tmp_path: Path, log: Logger) -> AsyncIterator[
             clock=lambda: time.time() + made.ahead,
             log=log,
             prompt=prompted.append,
-            asking=asyncio.Lock(),
+            asking=asking or asyncio.Lock(),
             has_upstream=lambda: config.forward_smtp,
         )
         app = FastAPI()
@@ -745,6 +751,40 @@ async def test_each_release_is_a_job_and_the_captured_copy_stays(start: Start) -
     assert len({each.release.id for each in jobs if each.release}) == 3
     assert (jobs[0].attempt, jobs[0].recipients) == (1, one.recipients)
     assert await admin.parts.captured.count() == 2
+
+
+class _Turn(asyncio.Lock):
+    """A lock that says when somebody wants it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wanted = asyncio.Event()
+
+    async def acquire(self) -> Literal[True]:
+        self.wanted.set()
+        return await super().acquire()
+
+
+async def test_captured_mail_deleted_before_its_release_is_queued_is_not_released(
+    start: Start,
+) -> None:
+    turn = _Turn()
+    admin = await start(forward=True, asking=turn)
+    one = await captured(admin)
+    await turn.acquire()  # as whoever asks whether its body is in use
+    turn.wanted.clear()
+    await admin.client.post("/admin/release", json={"ids": [one.submission], "request": "r"})
+    await asyncio.wait_for(turn.wanted.wait(), 10)
+    deleted = await admin.client.delete(f"/api/captured/{one.submission}")
+    assert deleted.json() == {"deleted": 1}
+    turn.release()
+
+    async def finished() -> bool:
+        requests = (await admin.client.get("/admin/release")).json()["requests"]
+        return [each["finished"] for each in requests] == [True]
+
+    await wait_until(finished, 10, "it is carried out")
+    assert await admin.lane() == []
 
 
 async def test_a_release_that_the_monitors_end_broke_off_goes_on_and_repeats_nothing(

@@ -517,6 +517,17 @@ async def test_an_address_with_a_control_character_is_a_fault_and_leaves_no_conn
     await upstream.wait_until(lambda: upstream.open_connections == 0, 5, "it was dropped")
 
 
+async def test_a_job_that_another_may_have_by_now_is_let_go_of_before_its_first_rcpt(
+    upstream: ScriptedUpstream, pool: ConnectionPool
+) -> None:
+    sent = await try_once(make_job(1), pool)
+    assert not sent.is_let_go
+    result = await attempt(make_job(2), pool, "up:1", inline, LIMIT_SECONDS, is_ours=lambda: False)
+    assert (result.is_let_go, result.outcomes, result.fault) == (True, [], None)
+    await upstream.wait_until(lambda: upstream.open_connections == 0, 5, "it was dropped")
+    assert upstream.received_count == 1
+
+
 async def test_a_large_body_is_streamed_with_bounded_memory(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -16,7 +16,7 @@ from mailrelay.mail.job import Release
 from mailrelay.queue.captured import CaptureStore, StoredCapture, release_record
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError
-from mailrelay.queue.publish import Publisher
+from mailrelay.queue.publish import Publisher, Record
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.steps import passed
@@ -126,14 +126,25 @@ class Releaser:
                 request = replace(request, position=position, unreadable=request.unreadable + 1)
             else:
                 await self._wait_room()
-                async with self._asking_bodies:
-                    await self._publisher.store(record)
-                passed("release.queued")
-                request = replace(request, position=position, queued=request.queued + 1)
+                is_queued = await self._queue(captured, record)
+                request = replace(request, position=position, queued=request.queued + is_queued)
             await self._put(request)
             passed("release.queued_noted")
         await self._put(replace(request, position=request.up_to, finished=True))
         self._log.info("captured.released", request=request.id, queued=request.queued)
+
+    async def _queue(self, captured: StoredCapture, record: Record) -> bool:
+        """Store the job unless its captured record was deleted since it was read.
+
+        Its content may be gone with it then. While the lock is held it cannot go: from here on the
+        job keeps it.
+        """
+        async with self._asking_bodies:
+            if not await self._store.is_there(captured.sequence):
+                return False
+            await self._publisher.store(record)
+        passed("release.queued")
+        return True
 
     async def _records(self, request: ReleaseRequest) -> AsyncIterator[tuple[StoredCapture, int]]:
         """Yield what is left of a request, each with the position that it brings it to."""

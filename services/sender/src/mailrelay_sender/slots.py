@@ -49,7 +49,7 @@ _IDLE_LOOK_SECONDS = 0.02
 _held = Gauge("mailrelay_claims", "Records claimed: waiting for a slot, or in one.")
 _let_go = Counter(
     "mailrelay_claims_let_go_total",
-    "Records that waited for a slot while another sender may have been given them.",
+    "Records let go of untried, because another sender may have been given them meanwhile.",
 )
 _unreadable = Counter("mailrelay_unreadable_records_total", "Records this version cannot read.")
 
@@ -179,6 +179,11 @@ class Slots:
         with contextlib.suppress(QueueError):  # it comes back by itself after ack_wait
             await work.claim.give_back(delay_seconds)
 
+    def let_go(self, work: Work) -> None:
+        """Leave a record that nothing was done with to whoever was given it; or it comes again."""
+        _let_go.inc()
+        self._forget(work.key)
+
     def is_suspicious(self, work: Work) -> bool:
         """Tell whether a record is to be tried alone (queue rule 13)."""
         return work.may_have_killed and self._suspicion.falls_on(work.key, work.claim.delivered)
@@ -216,8 +221,7 @@ class Slots:
         while (work := self._next_in_turn()) is not None:
             if work.claim.is_surely_ours:
                 return work
-            _let_go.inc()
-            self._forget(work.key)
+            self.let_go(work)
         return None
 
     def _next_in_turn(self) -> Work | None:

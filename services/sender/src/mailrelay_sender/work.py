@@ -50,6 +50,11 @@ MAX_PARKED = 32  # then no new mail is claimed: each may hold a megabyte
 _PARKED_SECONDS = 1.0
 _FULL_PAUSE_SECONDS = 5.0
 
+
+class _LetGoError(Exception):
+    """Another sender may have been given the job before its first RCPT here."""
+
+
 Tried = tuple[FollowUp, float]  # what remains of a job, and the seconds the attempt took
 Parked = deque[tuple[Work, Tried | None]]  # settled as soon as the queue has room again
 
@@ -138,6 +143,8 @@ async def _through(parts: WorkParts, work: Work) -> None:
         tried = await _deliver(parts, work)
     except NotBegunError:
         await parts.slots.give_back(work)
+    except _LetGoError:
+        parts.slots.let_go(work)
     except Exception as error:  # noqa: BLE001 — a bug must not end the slot
         await _set_aside(parts, work, error)
     else:
@@ -232,6 +239,9 @@ async def _tried(parts: WorkParts, work: Work) -> Tried:
     with _in_flight.track_inprogress():
         result = await _try(parts, work)
     duration = time.monotonic() - started
+    if result.is_let_go:
+        span.end({"mailrelay.queue_id": job.submission}, error="let go")
+        raise _LetGoError
     _attempt_seconds.labels(_route(parts, job).name).observe(duration)
     if result.fault is not None:
         parts.log.error("sender.fault", id=job.submission, exc_info=result.fault)
@@ -283,7 +293,14 @@ async def _try(parts: WorkParts, work: Work) -> AttemptResult:
     if not isinstance(route, SmartHost) or pool is None:
         return capture(job, CAPTURED)
     limit_seconds = parts.patience.attempt_limit_seconds
-    return await attempt(job, pool, route.next_hop, parts.bodies.pieces, limit_seconds)
+    return await attempt(
+        job,
+        pool,
+        route.next_hop,
+        parts.bodies.pieces,
+        limit_seconds,
+        is_ours=lambda: work.claim.is_surely_ours,
+    )
 
 
 def _route(parts: WorkParts, job: Job) -> Route:
