@@ -30,7 +30,7 @@ run: $(STAMP) ## Run the relay on this machine, with a nats-server of its own
 
 .PHONY: test
 test: nats-server ## Run the tests that need only Python and the network
-	$(BIN)/pytest tests -m "not peers and not chaos" -n 4 $(ARGS)
+	$(BIN)/pytest tests -m "not peers and not chaos and not crash" -n 4 $(ARGS)
 
 .PHONY: test-peers
 test-peers: nats-server ## Run the tests against other mail servers (needs Postfix)
@@ -39,6 +39,18 @@ test-peers: nats-server ## Run the tests against other mail servers (needs Postf
 .PHONY: chaos
 chaos: nats-server ## Let everything fail while mail flows, and count
 	$(BIN)/pytest tests -m chaos $(ARGS)
+
+.PHONY: crash
+crash: nats-server ## Kill a process after each step of each walk through the queue
+	$(BIN)/pytest tests -m crash -s $(ARGS)
+
+.PHONY: bench
+bench: nats-server ## Measure what rate limits cost ingress
+	$(BIN)/python -m tests.bench.rate_limits $(ARGS)
+
+.PHONY: model
+model: $(STAMP) ## Explore the model of the queue's protocol
+	$(BIN)/python -m tests.model $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## Check style, types and who imports whom

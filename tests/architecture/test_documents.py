@@ -12,7 +12,6 @@ from mailrelay.queue.lanes import LADDER
 from mailrelay.queue.names import Names
 from mailrelay.queue.streams import QueueLimits, stream_configs
 from mailrelay_cli.main import app
-from mailrelay_cli.run import NOT_YET
 from tests.architecture.repository import ROOT, SOURCES, documents, tracked_files
 
 WRITTEN = [path for path in documents() if path.parent.name != "reference"]
@@ -89,12 +88,6 @@ def test_the_configuration_in_the_readme_can_be_used() -> None:
     readme = (ROOT / "README.md").read_text()
     (text,) = re.findall(r"^```json\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
     assert RelayConfig.model_validate(parse_config_text(text)).forward_smtp
-
-
-def test_the_readme_lists_every_option_that_has_no_effect_yet() -> None:
-    readme = (ROOT / "README.md").read_text()
-    options = [re.split(r"[ :]", name)[0] for name in NOT_YET]
-    assert [option for option in options if f"`{option}" not in readme] == []
 
 
 def test_the_queue_document_has_every_rule_once_and_says_how_far_it_is() -> None:

@@ -11,7 +11,7 @@ from mailrelay_cli.listeners import Listener, _fault, free_ports, open_listeners
 
 
 def listener(host: str, port: int | None = None) -> Listener:
-    return Listener("SMTP", host, port or free_ports(1)[0], "smtpPort")
+    return Listener("SMTP", host, port or free_ports(1)[0], "smtpHost", "smtpPort")
 
 
 def close(sockets: list[socket.socket]) -> None:

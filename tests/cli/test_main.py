@@ -41,7 +41,7 @@ CONFIG_FAULTS = [
     ("", "line 1, column 1"),
     ("[]", "must be a JSON object"),
     ('{"smtpPort": 2525,}', "remove the comma before the closing bracket"),
-    ('{"smtpPort": "2525"}', "smtpPort: must be a whole number, is a string"),
+    ('{"smtpPort": "2525"}', 'smtpPort: must be a whole number from 1 to 65535, is "2525"'),
     ('{"smtpPort": 70000}', "smtpPort: "),
     ('{"smtpPrt": 25}', "unknown key smtpPrt; did you mean smtpPort?"),
     ("{}", "security.requireAuth is true and there is no user"),
@@ -84,21 +84,14 @@ def test_a_wrong_variable_is_named() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_good_configuration_is_ok_with_what_has_no_effect_yet(tmp_path: Path) -> None:
+def test_a_good_configuration_is_ok(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(
-        '{"security": {"requireAuth": false}, "rateLimits": {"enabled": true},\n'
-        '"continueOnError": false, "batchDelay": 5 /* ms */}'
+        '{"security": {"requireAuth": false}, "rateLimits": {"enabled": true /* now */}}'
     )
     done = run_command("config", "check", str(config))
-    assert (done.returncode, done.stdout) == (0, "ok\n")
-    warned = [line.split(" ")[1].rstrip(":") for line in done.stderr.splitlines()]
-    assert warned == [
-        "rateLimits.enabled",
-        "security.logAllEmails",
-        "batchDelay",
-        "continueOnError",
-    ]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "ok"
 
 
 def test_a_nats_server_that_is_too_old_starts_nothing(tmp_path: Path) -> None:

@@ -161,7 +161,9 @@ async def test_the_log_tells_a_messages_story_by_its_queue_id(tmp_path: Path) ->
         events = [re.search(r'"event":"([^"]+)"', line) for line in story]
         assert [event[1] for event in events if event] == [
             "mail.accepted",
+            "mail.batch",
             "mail.deferred",
+            "mail.batch",
             "mail.sent",
         ]
         assert "the-content-itself" not in relay.log_text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -100,3 +101,51 @@ async def test_when_there_is_no_room_for_bodies_only_mail_that_needs_one_is_refu
             return 'mailrelay_store_records{stream="body"} 0.0' in metrics.text
 
         await wait_until(bodies_are_gone, 30, "no body is left")
+
+
+@pytest.mark.timeout(240)
+async def test_full_events_and_a_full_failed_store_drop_their_oldest_and_say_so(
+    tmp_path: Path,
+) -> None:
+    words = "no such mailbox here " * 20
+    script = per_recipient({lambda to: to.startswith("r"): Reply(550, f"5.1.1 {words}")})
+    recipients, messages = 1000, 9
+    options = {**SMALL_STORE, "batchDelay": 0, "batchSize": 100}
+    async with (
+        ScriptedUpstream(script) as upstream,
+        running_relay(tmp_path, **options, **forwarding_to(upstream.port)) as relay,
+    ):
+        monitor = relay.kill("monitor", signal.SIGSTOP)  # it reads nothing, and removes nothing
+        async with SmtpDialogue.connect("127.0.0.1", relay.smtp_port, limit_seconds=40) as client:
+            await client.expect(220)
+            await client.ehlo()
+            for message in range(messages):
+                refused = [f"r{number}.{message}@example.com" for number in range(recipients)]
+                assert (await submit(client, refused, 500)).accepted
+            await wait_until(
+                lambda: len(relay.log_lines("mail.bounced")) == recipients * messages,
+                120,
+                "all of them are refused, whatever became of the records",
+                interval=1,
+            )
+            os.kill(monitor, signal.SIGCONT)
+
+            async def gaps_are_told() -> bool:
+                health = (await relay.get("/health")).json()
+                assert health["status"] == "degraded", health
+                assert any("event gap" in reason for reason in health["reasons"]), health
+                return True
+
+            await wait_until(gaps_are_told, 60, "the gap is told")
+            assert (await submit(client, ["ok@example.com"], 500)).accepted
+        await upstream.wait_received(1)
+
+        async def failures_are_told() -> bool:
+            metrics = await relay.get("/metrics", headers={"Accept": "text/plain"})
+            lines = [x for x in metrics.text.splitlines() if "mailrelay_store_records" in x]
+            kept = next(int(float(x.split()[1])) for x in lines if '"failed"' in x)
+            assert 0 < kept < recipients * messages, lines
+            return True
+
+        await wait_until(failures_are_told, 30, "the oldest failed records are gone")
+        assert not relay.log_lines("settle.repeats")

@@ -10,7 +10,6 @@ from mailrelay.config.model import RelayConfig
 from mailrelay.mail.header import read_header
 from mailrelay.mail.reply import Reply
 from mailrelay_ingress import memory, replies
-from mailrelay_ingress.authentication import Authenticator
 from mailrelay_ingress.memory import MemoryBudget
 from mailrelay_ingress.policy import MAX_RECIPIENTS, Policy
 from mailrelay_ingress.session import Client, Transaction, is_local_address
@@ -32,7 +31,7 @@ OPEN = Policy(config(security={"requireAuth": False, "allowLocalOnly": False}, m
     ("policy", "client", "connections", "stopping", "code"),
     [
         (POLICY, LOCAL, 1, False, None),
-        (POLICY, REMOTE, 1, False, "554 5.7.1"),
+        (POLICY, REMOTE, 1, False, "550 5.7.1"),
         (OPEN, REMOTE, 1, False, None),
         (OPEN, REMOTE, 2, False, None),
         (OPEN, REMOTE, 3, False, "421 4.7.0"),
@@ -199,26 +198,52 @@ def test_every_reply_has_an_enhanced_code_of_its_class() -> None:
         assert str(reply).isascii()
 
 
+NETWORKS = Policy(
+    config(
+        security={
+            "requireAuth": False,
+            "allowedNetworks": [
+                "10.1.0.0/16",
+                "192.0.2.7",
+                "::ffff:198.51.100.0/120",
+                "2001:db8::/32",
+            ],
+        }
+    )
+)
+
+
 @pytest.mark.parametrize(
-    ("user", "password", "valid"),
+    ("address", "served"),
     [
-        (b"a", b"b", True),
-        (b"a", b"", False),
-        (b"", b"", False),
-        (b"A", b"b", False),
-        (b"\xff", b"\xff", False),
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("10.1.255.255", True),
+        ("::ffff:10.1.0.1", True),
+        ("10.2.0.0", False),
+        ("192.0.2.7", True),
+        ("192.0.2.8", False),
+        ("198.51.100.200", True),
+        ("::ffff:198.51.100.200", True),
+        ("198.51.101.0", False),
+        ("2001:db8:ffff::1", True),
+        ("2001:db9::1", False),
+        ("fe80::1%eth0", False),
+        ("", False),
+        ("rubbish", False),
     ],
 )
-def test_credentials(user: bytes, password: bytes, valid: bool) -> None:  # noqa: FBT001
-    authenticator = Authenticator(config(defaultUsername="a", defaultPassword="b"))
-    assert authenticator.is_valid(user, password) is valid
-    assert authenticator.has_users
+def test_networks_are_served_beside_loopback(address: str, served: bool) -> None:  # noqa: FBT001
+    client = replace(LOCAL, address=address, is_local=is_local_address(address))
+    refusal = NETWORKS.on_connect(client, 1, stopping=False)
+    assert refusal is (None if served else replies.CLIENT_DENIED)
 
 
-def test_without_a_user_nobody_can_authenticate() -> None:
-    authenticator = Authenticator(config())
-    assert not authenticator.has_users
-    assert not authenticator.is_valid(b"", b"")
+def test_only_loopback_may_send_a_password_in_the_clear() -> None:
+    assert NETWORKS.allows_plaintext_auth(LOCAL)
+    assert not NETWORKS.allows_plaintext_auth(replace(REMOTE, address="10.1.0.1"))
+    unwise = Policy(config(security={"requireAuth": False, "allowPlaintextAuth": True}))
+    assert unwise.allows_plaintext_auth(REMOTE)
 
 
 # --- Memory -------------------------------------------------------------------------------------

@@ -16,10 +16,13 @@ from mailrelay.queue.bodies import MAX_COPIED_BYTES
 from mailrelay.queue.events import EventWriter
 from mailrelay.queue.publish import Publisher
 from mailrelay.queue.rights import Role
+from mailrelay.runtime.certificate import ServerCertificate
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.tracing import tracing_from_environ
 from mailrelay_ingress import listener
+from mailrelay_ingress.authentication import Authenticator, Users
 from mailrelay_ingress.enqueue import Enqueuer
+from mailrelay_ingress.listener import protocol, receive
 from mailrelay_ingress.policy import Policy
 from tests.ingress.ingress_process import Ingress, running_ingress
 from tests.ingress.test_dialogues import CONTENT, HOST, greeted
@@ -59,6 +62,36 @@ async def test_a_full_queue_is_answered_452_until_there_is_room(
     await asyncio.to_thread(server.reset, log, LIMITS)
     assert (await submit(running)).code == 250
     assert (await submit(running, recipients=many)).code == 250
+
+
+async def test_content_that_the_queue_lost_meanwhile_is_not_accepted(
+    running: Ingress, server: NatsServer, log: Logger
+) -> None:
+    await asyncio.to_thread(server.reset, log, LIMITS)
+    async with greeted(running) as dialogue:
+        dialogue.limit_seconds = 30
+        await dialogue.cmd("MAIL FROM:<a@sender.test>", 250)
+        await dialogue.cmd("RCPT TO:<b@reader.test>", 250)
+        await dialogue.cmd("DATA", 354)
+        dialogue.send_raw(b"Subject: x\r\n\r\n" + (b"z" * 76 + b"\r\n") * 40_000)
+
+        async def chunks() -> int:
+            async with server.connected(Role.MONITOR, log) as monitor:
+                info = await monitor.api("STREAM.INFO.mailrelay-body")
+            return int(info["state"]["messages"])
+
+        async def some_are_stored() -> bool:
+            return await chunks() >= 4
+
+        await wait_until(some_are_stored, 10, "chunks are stored")
+        await server.lose_data(log)
+        dialogue.send_raw(b"the end\r\n.\r\n")
+        refused = await dialogue.read_reply()
+        assert (refused.code, refused.enhanced) == (451, "4.3.0")
+    async with server.connected(Role.ADMIN, log) as admin:
+        info = await admin.api("STREAM.INFO.mailrelay-in-0")
+    assert info["state"]["messages"] == 0
+    assert (await submit(running)).code == 250
 
 
 async def test_a_record_names_the_body_that_its_settling_may_write(
@@ -147,7 +180,7 @@ async def test_more_clients_than_allowed_are_told_to_come_again(
 
 
 async def test_an_idle_client_is_told_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "IDLE_SECONDS", 0.2)
     served = await served_here()
     try:
         async with SmtpDialogue.greeted(HOST, served.port) as dialogue:
@@ -161,7 +194,7 @@ async def test_an_idle_client_is_told_and_closed(monkeypatch: pytest.MonkeyPatch
 async def test_a_client_from_elsewhere_is_not_offered_authentication_in_the_clear(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(listener, "is_local_address", lambda _: False)
+    monkeypatch.setattr(protocol, "peer_address", lambda _: "192.0.2.1")
     served = await served_here(user="ada")
     try:
         async with SmtpDialogue.greeted(HOST, served.port) as dialogue:
@@ -176,7 +209,7 @@ async def test_a_message_that_comes_too_slowly_ends_its_session(
     monkeypatch: pytest.MonkeyPatch, server: NatsServer, log: Logger
 ) -> None:
     """What follows is content: it must not be read as commands."""
-    monkeypatch.setattr(listener, "MAX_DATA_SECONDS", -1.0)
+    monkeypatch.setattr(receive, "MAX_DATA_SECONDS", -1.0)
     async with server.connected(Role.INGRESS, log) as connection:
         events = EventWriter(connection, Publisher(connection), lambda _: None)
         tracing = tracing_from_environ("ingress", {})
@@ -194,11 +227,11 @@ async def test_a_message_that_comes_too_slowly_ends_its_session(
 
 
 async def test_a_client_from_elsewhere_is_denied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "is_local_address", lambda _: False)
+    monkeypatch.setattr(protocol, "peer_address", lambda _: "192.0.2.1")
     served = await served_here(local_only=True)
     try:
         async with SmtpDialogue.connect(HOST, served.port) as dialogue:
-            assert (await dialogue.expect(554)).enhanced == "5.7.1"
+            assert (await dialogue.expect(550)).enhanced == "5.7.1"
             await dialogue.expect_closed()
     finally:
         await served.stop()
@@ -217,31 +250,41 @@ class Served:
 
 
 async def served_here(
-    *, user: str = "", local_only: bool = False, enqueuer: Enqueuer | None = None
+    *,
+    user: str = "",
+    local_only: bool = False,
+    enqueuer: Enqueuer | None = None,
+    certificate: ServerCertificate | None = None,
+    **security: object,
 ) -> Served:
     import socket  # noqa: PLC0415
 
     from mailrelay.config.model import RelayConfig  # noqa: PLC0415
-    from mailrelay_ingress.authentication import Authenticator  # noqa: PLC0415
+    from mailrelay_ingress.leases import LeaseBook  # noqa: PLC0415
     from mailrelay_ingress.memory import MemoryBudget  # noqa: PLC0415
+    from mailrelay_ingress.rate_limits import RateLimiter  # noqa: PLC0415
     from tests.ingress.conftest import silent_log  # noqa: PLC0415
 
     config = RelayConfig.model_validate(
         {
-            "security": {"requireAuth": False, "allowLocalOnly": local_only},
+            "security": {"requireAuth": False, "allowLocalOnly": local_only, **security},
             "defaultUsername": user,
             "defaultPassword": "secret" if user else "",
         }
     )
     parts = listener.ListenerParts(
         policy=Policy(config),
-        authenticator=Authenticator(config),
+        # Nothing is limited, so nobody asks for tokens.
+        rate_limiter=RateLimiter(
+            config.rate_limits, cast("LeaseBook", None), time.time, silent_log()
+        ),
+        authenticator=Authenticator(Users(config)),
         enqueuer=cast("Enqueuer", enqueuer),  # without one no message may get so far
         budget=MemoryBudget(),
         log=silent_log(),
         host_name="relay.test",
         max_message_bytes=1000,
-        tls_context=None,
+        certificate=certificate,
     )
     serving = listener.Listener(parts)
     sock = socket.create_server((HOST, 0))

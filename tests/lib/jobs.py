@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mailrelay.mail.disposition import Disposition, Outcome
 from mailrelay.mail.ids import QueueId, new_queue_id
-from mailrelay.mail.job import Body, Job, Recipient, Try
+from mailrelay.mail.job import Body, Job, Recipient, Release, Try
 from mailrelay.mail.reply import Reply
 
 ACCEPTED_AT = 1_700_000_000.0
@@ -63,5 +63,6 @@ jobs = st.builds(
     numbers,
     times,
     numbers,
+    st.none() | st.builds(Release, text, times, text),
 )
 outcomes = st.builds(Outcome, numbers, st.sampled_from(Disposition), replies, text)

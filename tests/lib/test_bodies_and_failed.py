@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import os
@@ -10,13 +11,18 @@ import pytest
 
 from mailrelay.mail.disposition import Disposition
 from mailrelay.mail.ids import QueueId
-from mailrelay.mail.job import Body, FailedRecord, Job
+from mailrelay.mail.job import Body, FailedRecord, Job, ResendMark
 from mailrelay.queue.bodies import CHUNK_BYTES, BodyStore, BodyUnreadableError
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.failed import FailedStore
+from mailrelay.queue.events import epoch_seconds
+from mailrelay.queue.failed import FailedStore, ResendClaim
+from mailrelay.queue.lanes import LADDER
 from mailrelay.queue.publish import Publisher, Record
+from mailrelay.queue.rights import Role
 from mailrelay.queue.wire import encode_jobs
+from mailrelay.runtime.logging import Logger
 from tests.lib.jobs import make_job, queue_id
+from tests.support.nats import NatsServer
 
 _numbers = itertools.count(1000)
 
@@ -124,12 +130,12 @@ async def test_a_tombstone_uses_nothing_but_does_not_hide_another_failure(
 ) -> None:
     failed = FailedStore(sender, Publisher(sender))
     records = [failure(submission, number) for number in range(3)]
-    for number, record in enumerate(records):
-        await failed.store(record, f"{submission}/{number}")
+    for record in records:
+        await failed.store(record)
     for number in (2, 0):
-        await failed.store_done(records[number].job, f"{submission}/done/{number}")
+        await done(failed, records[number])
         assert await looking.is_in_use(submission)
-    await failed.store_done(records[1].job, f"{submission}/done/1")
+    await done(failed, records[1])
     assert not await looking.is_in_use(submission)
 
 
@@ -158,31 +164,62 @@ def failure(submission: QueueId, number: int = 0) -> FailedRecord:
     )
 
 
+async def last_sequence(store: FailedStore, record: FailedRecord) -> int:
+    last = await store.last(record.job.submission, record.recipient.number)
+    return last.sequence if last is not None else 0
+
+
+_lane_sequences = itertools.count(1_000_000)
+
+
+def mark() -> ResendMark:
+    """Name a record in the lane that is not there."""
+    return ResendMark("mailrelay-lane", next(_lane_sequences), 1.0)
+
+
+async def claimed(
+    store: FailedStore, record: FailedRecord, by: ResendMark, sequence: int | None = None
+) -> ResendClaim | None:
+    of = sequence or await last_sequence(store, record)
+    return await store.claim_resend(replace(record.job, resend_of=of), by)
+
+
+async def done(store: FailedStore, record: FailedRecord) -> None:
+    claim = await claimed(store, record, mark())
+    assert claim is not None
+    await store.store_done(record.job, claim)
+
+
 async def test_a_failure_is_stored_once_and_found_again(
     submission: QueueId, sender: QueueConnection, monitor: QueueConnection
 ) -> None:
     store = FailedStore(sender, Publisher(sender))
     record = failure(submission)
-    assert await store.last_sequence(submission, 0) == 0
-    await store.store(record, f"{submission}/x")
-    first = await store.last_sequence(submission, 0)
-    await store.store(record, f"{submission}/x")
-    assert await store.last_sequence(submission, 0) == first > 0
+    assert await store.last(submission, 0) is None
+    await store.store(record)
+    first = await last_sequence(store, record)
+    await store.store(replace(record, failed_at=2.0))  # as a crashed attempt is repeated
+    assert await last_sequence(store, record) == first > 0
     reader = FailedStore(monitor, Publisher(monitor))
     found = [each async for each in reader.walk()]
     assert [each.record for each in found] == [record]
     assert found[0].sequence == first
 
 
-async def test_a_later_failure_of_the_same_recipient_takes_the_place(
+async def test_a_resend_that_fails_takes_the_place_of_the_failure(
     submission: QueueId, sender: QueueConnection, monitor: QueueConnection
 ) -> None:
     store = FailedStore(sender, Publisher(sender))
-    await store.store(failure(submission), f"{submission}/1")
-    first = await store.last_sequence(submission, 0)
+    record = failure(submission)
+    await store.store(record)
+    claim = await claimed(store, record, mark())
+    assert claim is not None
     later = replace(failure(submission), failed_at=2.0)
-    await store.store(later, f"{submission}/2")
-    assert await store.last_sequence(submission, 0) > first
+    await store.store_again(later, claim)
+    after = await last_sequence(store, record)
+    assert after > claim.sequence
+    await store.store_again(later, claim)  # its answer was lost, so it is stored again
+    assert await last_sequence(store, record) == after
     reader = FailedStore(monitor, Publisher(monitor))
     assert [each.record async for each in reader.walk()] == [later]
 
@@ -192,15 +229,121 @@ async def test_a_failure_that_is_done_is_gone(
 ) -> None:
     store = FailedStore(sender, Publisher(sender))
     record = failure(submission)
-    await store.store(record, f"{submission}/1")
-    await store.store_done(record.job, f"{submission}/done")
-    assert await store.last_sequence(submission, 0) == 0
+    await store.store(record)
+    await done(store, record)
+    last = await store.last(submission, 0)
+    assert last is not None
+    assert last.is_done
     reader = FailedStore(monitor, Publisher(monitor))
     assert [each async for each in reader.walk()] == []
+    await store.store(record)  # a crashed attempt is repeated: the mail was delivered meanwhile
+    assert await last_sequence(store, record) == last.sequence
     stored = await admin.api(
         "STREAM.MSG.GET.mailrelay-failed", {"last_by_subj": f"mailrelay.failed.{submission}.0"}
     )
     assert stored["message"]["hdrs"]
+
+
+# --- One resend alive ---------------------------------------------------------------------------
+
+
+async def lane_record(sender: QueueConnection) -> ResendMark:
+    """A record that is in the lane."""
+    subject = sender.names.lane_subject(LADDER[0], None)
+    stored = await Publisher(sender).store(Record(subject, encode_jobs([make_job()]), ""))
+    answer = await sender.api("STREAM.MSG.GET.mailrelay-lane", {"seq": stored.sequence})
+    return ResendMark("mailrelay-lane", stored.sequence, epoch_seconds(answer["message"]["time"]))
+
+
+async def test_of_two_resends_of_one_record_one_may_go_on_in_whatever_order(
+    submission: QueueId, sender: QueueConnection, server: NatsServer, log: Logger
+) -> None:
+    record = failure(submission)
+    await FailedStore(sender, Publisher(sender)).store(record)
+    marks = [await lane_record(sender) for _ in range(8)]
+    async with contextlib.AsyncExitStack() as stack:
+        stores = []
+        for _ in marks:
+            connection = await stack.enter_async_context(server.connected(Role.SENDER, log))
+            stores.append(FailedStore(connection, Publisher(connection)))
+        of = await last_sequence(stores[0], record)
+        claims = await asyncio.gather(
+            *(claimed(store, record, by, of) for store, by in zip(stores, marks, strict=True))
+        )
+        assert sum(claim is not None for claim in claims) == 1
+        winner = next(number for number, claim in enumerate(claims) if claim is not None)
+        # Its record in the lane comes back after a crash: to any sender, and it goes on.
+        for store in stores:
+            assert await claimed(store, record, marks[winner], of) == claims[winner]
+            assert await claimed(store, record, marks[winner - 1], of) is None
+
+
+async def test_a_resend_of_a_claimed_record_waits_for_the_end_of_the_one_that_is_alive(
+    submission: QueueId, sender: QueueConnection, admin: QueueConnection
+) -> None:
+    store = FailedStore(sender, Publisher(sender))
+    record = failure(submission)
+    await store.store(record)
+    first, second = await lane_record(sender), await lane_record(sender)
+    claim = await claimed(store, record, first)
+    assert claim is not None
+    # Somebody made a resend of the very copy that carries the mark.
+    assert await claimed(store, record, second, claim.sequence) is None
+    await admin.api("STREAM.MSG.DELETE.mailrelay-lane", {"seq": first.sequence})
+    taken_over = await claimed(store, record, second, claim.sequence)
+    assert taken_over is not None
+    await store.store_done(record.job, claim)  # the first was only slow: it settles nothing now
+    last = await store.last(submission, 0)
+    assert last is not None
+    assert last.sequence == taken_over.sequence
+
+
+async def test_a_removed_record_does_not_come_back_when_its_resend_ends(
+    submission: QueueId, sender: QueueConnection, monitor: QueueConnection
+) -> None:
+    store = FailedStore(sender, Publisher(sender))
+    record = failure(submission)
+    await store.store(record)
+    claim = await claimed(store, record, await lane_record(sender))
+    assert claim is not None
+    await FailedStore(monitor, Publisher(monitor)).remove(submission, 0)
+    await store.store_again(record, claim)
+    assert await store.last(submission, 0) is None
+    assert await claimed(store, record, await lane_record(sender), claim.sequence) is None
+
+
+async def test_removing_exactly_one_record_leaves_the_one_that_came_after_it(
+    submission: QueueId, sender: QueueConnection, monitor: QueueConnection
+) -> None:
+    store = FailedStore(sender, Publisher(sender))
+    record = failure(submission)
+    await store.store(record)
+    first = await last_sequence(store, record)
+    claim = await claimed(store, record, mark())
+    assert claim is not None
+    removing = FailedStore(monitor, Publisher(monitor))
+    assert not await removing.remove_exactly(first)
+    assert await last_sequence(store, record) == claim.sequence
+    assert await removing.remove_exactly(claim.sequence)
+    assert await store.last(submission, 0) is None
+
+
+async def test_the_failure_of_a_release_is_stored_over_an_older_one_but_not_over_a_live_resend(
+    submission: QueueId, sender: QueueConnection, admin: QueueConnection
+) -> None:
+    store = FailedStore(sender, Publisher(sender))
+    older, released = failure(submission), replace(failure(submission), failed_at=9.0)
+    await store.store_released(older)
+    resend = await lane_record(sender)
+    claim = await claimed(store, older, resend)
+    assert claim is not None
+    await store.store_released(released)
+    assert await last_sequence(store, older) == claim.sequence
+    await admin.api("STREAM.MSG.DELETE.mailrelay-lane", {"seq": resend.sequence})
+    await store.store_released(released)
+    last = await store.last(submission, 0)
+    assert last is not None
+    assert last.record == released
 
 
 async def test_a_walk_goes_through_all_pages_and_past_what_it_cannot_read(
@@ -209,7 +352,7 @@ async def test_a_walk_goes_through_all_pages_and_past_what_it_cannot_read(
     publisher = Publisher(sender)
     store = FailedStore(sender, publisher)
     records = [failure(queue_id(next(_numbers))) for _ in range(150)]
-    await asyncio.gather(*(store.store(each, each.job.submission) for each in records))
+    await asyncio.gather(*(store.store(each) for each in records))
     broken = queue_id(next(_numbers))
     await publisher.store(Record(f"mailrelay.failed.{broken}.0", b"\x07rubbish", ""))
     reader = FailedStore(monitor, Publisher(monitor))

@@ -33,11 +33,16 @@ async def server(tmp_path: Path, log: Logger) -> AsyncIterator[NatsServer]:
 class Claims:
     """A pull loop with room for all."""
 
-    def __init__(self, connection: QueueConnection) -> None:
+    def __init__(self, connection: QueueConnection, ack_wait_seconds: float) -> None:
         self.claimed: list[Claim] = []
         names = connection.names
         self.loop = PullLoop(
-            connection, names.in_stream(), names.in_consumer, room=lambda: 10, take=self._take
+            connection,
+            names.in_stream(),
+            names.in_consumer,
+            room=lambda: 10,
+            take=self._take,
+            ack_wait_seconds=ack_wait_seconds,
         )
 
     async def _take(self, claim: Claim) -> None:
@@ -48,8 +53,10 @@ class Claims:
 
 
 @contextlib.asynccontextmanager
-async def claiming(connection: QueueConnection) -> AsyncIterator[Claims]:
-    claims = Claims(connection)
+async def claiming(
+    connection: QueueConnection, ack_wait_seconds: float = 30.0
+) -> AsyncIterator[Claims]:
+    claims = Claims(connection, ack_wait_seconds)
     task = asyncio.create_task(claims.loop.run())
     try:
         yield claims
@@ -67,6 +74,11 @@ async def put(server: NatsServer, log: Logger, payload: bytes) -> None:
 async def left(server: NatsServer, log: Logger) -> int:
     async with server.connected(Role.ADMIN, log) as admin:
         return int((await admin.api("STREAM.INFO.mailrelay-in-0"))["state"]["messages"])
+
+
+def surely_ours(claim: Claim) -> bool:
+    """Asked anew each time: it changes by itself, which a type checker does not expect."""
+    return claim.is_surely_ours
 
 
 async def wait_back(connection: QueueConnection, generation: int) -> None:
@@ -125,3 +137,34 @@ async def test_a_claim_is_good_for_a_server_that_came_back_with_its_data(
         await wait_back(sender, generation)
         await claims.claimed[0].ack()
         assert await left(server, log) == 0
+
+
+async def test_a_claim_is_not_surely_ours_once_the_connection_broke(
+    server: NatsServer, sender: QueueConnection, log: Logger
+) -> None:
+    await put(server, log, b"mail")
+    async with claiming(sender) as claims:
+        await claims.wait(1)
+        claim = claims.claimed[0]
+        generation = sender.generation
+        assert surely_ours(claim)
+        server.stop()
+        server.start()
+        await wait_back(sender, generation)
+        await claim.hold()
+        assert not surely_ours(claim), "the server may have forgotten that it gave it to us"
+        assert await claim.is_still_there()
+        await claim.ack()
+        assert not await claim.is_still_there()
+
+
+async def test_a_claim_is_not_surely_ours_when_it_was_not_held_in_time(
+    server: NatsServer, sender: QueueConnection, log: Logger
+) -> None:
+    await put(server, log, b"mail")
+    async with claiming(sender, ack_wait_seconds=0.2) as claims:
+        await claims.wait(1)
+        claim = claims.claimed[0]
+        await claim.hold()
+        assert claim.is_surely_ours
+        await wait_until(lambda: not claim.is_surely_ours, 2, "ack_wait is over")

@@ -99,6 +99,19 @@ def test_a_move_never_leads_to_now() -> None:
     assert step == Move(LADDER[1])
 
 
+@pytest.mark.parametrize("lane", LADDER[1:], ids=lambda lane: str(lane.name))
+def test_a_record_that_was_to_move_moves_also_when_it_is_due_by_then(lane: Lane) -> None:
+    # A sender may have died between the move and its ack: then the move's name tells that the
+    # record was moved, and tried at once it would be delivered twice.
+    due = 100 + lane.delay_seconds + 1
+    assert decide(lane, stored_at=100, due=due, now=due) == Move(NOW)
+    assert decide(lane, stored_at=100, due=due, now=due + 1e6) == Move(NOW)
+
+
+def test_in_the_lane_now_a_due_record_is_tried_whatever_the_servers_clock_says() -> None:
+    assert decide(NOW, stored_at=90, due=99, now=100) == Try()
+
+
 def test_a_record_with_more_than_its_lane_to_wait_comes_up_in_stored_order() -> None:
     assert decide(LADDER[2], stored_at=100, due=1000, now=110) == Wait(20)
 

@@ -9,11 +9,16 @@ from structlog.testing import LogCapture
 
 from mailrelay.queue import streams
 from mailrelay.queue.connection import ConnectionSettings, QueueConnection, open_connection
-from mailrelay.queue.errors import QueueError, QueueUnavailableError, StreamMismatchError
+from mailrelay.queue.errors import (
+    QueueError,
+    QueueRefusedError,
+    QueueUnavailableError,
+    StreamMismatchError,
+)
 from mailrelay.queue.names import Names
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
-from mailrelay.queue.streams import ensure, stream_configs
+from mailrelay.queue.streams import consumer_configs, ensure, stream_configs
 from mailrelay.runtime.logging import Logger
 from tests.lib.jobs import queue_id
 from tests.support.nats import LIMITS, NatsServer
@@ -27,7 +32,7 @@ async def test_ensuring_again_changes_nothing(admin: QueueConnection) -> None:
     for stream in await stream_names(admin):
         await admin.api(f"STREAM.DELETE.{stream}")
     changes = await ensure(admin, LIMITS)
-    assert len([change for change in changes if change.startswith("stream")]) == 7
+    assert len([change for change in changes if change.startswith("stream")]) == 10
     assert len([change for change in changes if change.startswith("consumer")]) == 8
     assert await ensure(admin, LIMITS) == []
 
@@ -60,7 +65,9 @@ async def test_a_changed_ack_wait_is_applied_right_after_the_server_was_killed(
     server.kill()
     server.start()
     async with server.connected(Role.ADMIN, log) as admin:
-        assert len(await ensure(admin, replace(LIMITS, ack_wait_seconds=7))) == 8
+        made_anew, *changed = await ensure(admin, replace(LIMITS, ack_wait_seconds=7))
+        assert made_anew == "stream mailrelay-pace created"  # it is in memory
+        assert len(changed) == 8
         assert await ensure(admin, replace(LIMITS, ack_wait_seconds=7)) == []
 
 
@@ -78,7 +85,20 @@ async def test_a_stream_that_the_server_makes_otherwise_is_refused(
 
 async def test_the_streams_leave_room_in_the_store() -> None:
     configs = stream_configs(Names("x"), LIMITS)
-    assert sum(config["max_bytes"] for config in configs) < LIMITS.store_bytes
+    on_disk = [config["max_bytes"] for config in configs if config["storage"] == "file"]
+    assert len(on_disk) == len(configs) - 1
+    assert sum(on_disk) < LIMITS.store_bytes
+
+
+@pytest.mark.parametrize(
+    ("queue_size", "most"), [(1, 4096), (1000, 4096), (9000, 9000), (10**6, 20_000)]
+)
+async def test_all_jobs_of_a_queue_may_wait_for_their_turn_up_to_a_limit(
+    queue_size: int, most: int
+) -> None:
+    (_, new_mail), *lanes = consumer_configs(Names("x"), replace(LIMITS, queue_size=queue_size))
+    assert new_mail["max_ack_pending"] == most
+    assert {config["max_ack_pending"] for _, config in lanes} == {500}
 
 
 async def test_a_seed_that_cannot_be_read_is_said(server: NatsServer, log: Logger) -> None:
@@ -112,6 +132,10 @@ FORBIDDEN = [
     (Role.SENDER, "mailrelay.event.ingress"),
     (Role.SENDER, "mailrelay.event.monitor"),
     (Role.SENDER, "mailrelay.checkpoint"),
+    (Role.INGRESS, "mailrelay.state.sender"),
+    (Role.SENDER, "mailrelay.state.ingress"),
+    (Role.MONITOR, "mailrelay.state.sender"),
+    (Role.ADMIN, "mailrelay.state.sender"),
     (Role.MONITOR, "mailrelay.lane.5s.-"),
     (Role.MONITOR, f"mailrelay.failed.{ID}.0"),
     (Role.MONITOR, "mailrelay.event.sender"),
@@ -136,9 +160,29 @@ FORBIDDEN = [
     (Role.MONITOR, "$JS.ACK.mailrelay-in-0.mailrelay-sender.1.1.1.1.0"),
     (Role.MONITOR, "$JS.ACK.mailrelay-lane.mailrelay-lane-now.1.1.1.1.0"),
     (Role.INGRESS, "$JS.API.STREAM.MSG.GET.mailrelay-in-0"),
-    (Role.SENDER, "$JS.API.STREAM.MSG.GET.mailrelay-in-0"),
+    (Role.SENDER, "$JS.API.DIRECT.GET.mailrelay-in-0.mailrelay.in.0.-"),
+    (Role.SENDER, "$JS.API.STREAM.PURGE.mailrelay-pace"),
+    (Role.INGRESS, f"mailrelay.pace.{ID}"),
+    (Role.MONITOR, f"mailrelay.pace.{ID}"),
+    (Role.INGRESS, "$JS.API.STREAM.MSG.GET.mailrelay-pace"),
     (Role.SENDER, "$JS.API.STREAM.PURGE.mailrelay-body"),
     (Role.INGRESS, "$JS.API.STREAM.PURGE.mailrelay-body"),
+    *[
+        (role, f"$JS.API.{verb}.mailrelay-{stream}")
+        for role in (Role.INGRESS, Role.SENDER)
+        for verb in ("STREAM.PURGE", "STREAM.MSG.DELETE")
+        for stream in ("failed", "capture")
+    ],
+    *[
+        (Role.MONITOR, f"$JS.API.STREAM.MSG.DELETE.mailrelay-{stream}")
+        for stream in ("lane", "body", "event", "checkpoint")
+    ],
+    (Role.MONITOR, "$JS.API.STREAM.PURGE.mailrelay-lane"),
+    (Role.MONITOR, "$JS.API.STREAM.PURGE.mailrelay-event"),
+    (Role.MONITOR, f"mailrelay.capture.{ID}.1"),
+    (Role.SENDER, "$JS.API.STREAM.MSG.GET.mailrelay-capture"),
+    (Role.INGRESS, "$JS.API.STREAM.MSG.GET.mailrelay-failed"),
+    (Role.INGRESS, "$JS.API.STREAM.MSG.GET.mailrelay-lane"),
     (Role.INGRESS, "other.in.0.-"),
     (Role.SENDER, "mailrelay.inbox.ingress.x"),
     (Role.MONITOR, "mailrelay.inbox.sender.x"),
@@ -157,6 +201,17 @@ FORBIDDEN = [
             "mailrelay.in.0.-",
         )
     ],
+    *[
+        (role, subject)
+        for role in (Role.SENDER, Role.MONITOR, Role.ADMIN)
+        for subject in ("mailrelay.limit.hour.1.all", "mailrelay.limit.day.1.all")
+    ],
+    *[(role, "mailrelay.recall") for role in (Role.SENDER, Role.MONITOR, Role.ADMIN)],
+    (Role.SENDER, "$JS.API.DIRECT.GET.mailrelay-limit-hour.mailrelay.limit.hour.1.all"),
+    (Role.INGRESS, "$JS.API.DIRECT.GET.mailrelay-limit-hour"),
+    (Role.INGRESS, "$JS.API.STREAM.MSG.GET.mailrelay-limit-hour"),
+    (Role.INGRESS, "$JS.API.STREAM.PURGE.mailrelay-limit-hour"),
+    (Role.MONITOR, "$JS.API.STREAM.PURGE.mailrelay-limit-day"),
 ]
 
 
@@ -186,7 +241,11 @@ async def test_nobody_hears_anothers_replies_or_the_streams_subjects(
         """Nothing comes."""
 
     async with server.connected(role, log) as connection:
-        subjects = [*others, "mailrelay.in.>", "mailrelay.>", ">", "_INBOX.>"]
+        subjects = [*others, "mailrelay.in.>", "mailrelay.>", ">", "_INBOX.>", "mailrelay.limit.>"]
+        if role is not Role.INGRESS:
+            subjects.append("mailrelay.recall")
+        if role is not Role.MONITOR:
+            subjects.append("mailrelay.state.*")
         for subject in subjects:
             await connection.subscribe(subject, hear)
 
@@ -219,6 +278,7 @@ async def test_a_denied_request_ends_as_unavailable_and_is_logged(
         (Role.SENDER, f"mailrelay.capture.{ID}.1"),
         (Role.SENDER, f"mailrelay.body.{ID}.0"),
         (Role.SENDER, "mailrelay.event.sender"),
+        (Role.SENDER, f"mailrelay.pace.{ID}"),
         (Role.MONITOR, "mailrelay.lane.now.-"),
         (Role.MONITOR, "mailrelay.event.monitor"),
         (Role.MONITOR, "mailrelay.checkpoint"),
@@ -234,8 +294,35 @@ async def test_a_role_can_store_what_is_its_own(
         assert not stored.duplicate
 
 
+@pytest.mark.parametrize("stream", ["in-0", "failed", "body", "pace"])
+async def test_a_sender_can_ask_what_a_stream_holds(stream: str, sender: QueueConnection) -> None:
+    with pytest.raises(QueueRefusedError, match="no message found"):
+        await sender.api(f"STREAM.MSG.GET.mailrelay-{stream}", {"seq": 1, "next_by_subj": ">"})
+
+
 async def test_the_monitor_can_look_at_every_stream(
     admin: QueueConnection, monitor: QueueConnection
 ) -> None:
     for stream in await stream_names(admin):
         assert (await monitor.api(f"STREAM.INFO.{stream}"))["config"]["name"] == stream
+
+
+@pytest.mark.parametrize("stream", ["failed", "capture"])
+async def test_the_monitor_can_remove_what_is_in_the_failed_store_and_captured(
+    stream: str, sender: QueueConnection, monitor: QueueConnection
+) -> None:
+    subjects = [f"mailrelay.{stream}.{ID}.{number}" for number in range(3)]
+    stored = [await Publisher(sender).store(Record(subject, b"x", "")) for subject in subjects]
+    name = f"mailrelay-{stream}"
+    await monitor.api(f"STREAM.MSG.DELETE.{name}", {"seq": stored[0].sequence})
+    await monitor.api(f"STREAM.PURGE.{name}", {"filter": subjects[1]})
+    state = (await monitor.api(f"STREAM.INFO.{name}"))["state"]
+    assert (state["messages"], state["first_seq"]) == (1, stored[2].sequence)
+
+
+@pytest.mark.parametrize("stream", ["body", "failed", "lane"])
+async def test_a_sender_can_look_at_what_it_settles(stream: str, sender: QueueConnection) -> None:
+    subject = {"lane": "mailrelay.lane.now.-"}.get(stream, f"mailrelay.{stream}.{ID}.0")
+    stored = await Publisher(sender).store(Record(subject, b"x", ""))
+    found = await sender.api(f"STREAM.MSG.GET.mailrelay-{stream}", {"seq": stored.sequence})
+    assert found["message"]["subject"] == subject

@@ -3,15 +3,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mailrelay.mail.disposition import Disposition
-from mailrelay.mail.event import Accepted, Attempted, Event, Summary
-from mailrelay.mail.job import CaptureRecord, FailedRecord, Job
+from mailrelay.mail.event import Accepted, Attempted, Discarded, Event, Summary
+from mailrelay.mail.job import CaptureRecord, FailedRecord, Job, Release, ResendMark
 from mailrelay.queue.wire import (
     FORMAT_VERSION,
+    RELEASE_VERSION,
     RecordError,
     decode_capture,
     decode_events,
@@ -25,7 +27,9 @@ from mailrelay.queue.wire import (
 from tests.lib import jobs as some
 from tests.lib.jobs import make_job
 
-SUMMARIES = st.builds(Summary.of, some.jobs)
+SUMMARIES = st.builds(
+    Summary, some.queue_ids, some.text, some.numbers, some.numbers, some.times, st.booleans()
+)
 ACCEPTED = st.builds(Accepted, SUMMARIES, some.times, st.lists(some.text).map(tuple))
 ATTEMPTED = st.builds(
     Attempted,
@@ -38,7 +42,9 @@ ATTEMPTED = st.builds(
     st.lists(some.text).map(tuple),
     st.lists(some.outcomes).map(tuple),
 )
-EVENT_LISTS: st.SearchStrategy[list[Event]] = st.lists(ACCEPTED | ATTEMPTED, max_size=3)
+DISCARDED = st.builds(Discarded, SUMMARIES, some.times, some.numbers, some.text, some.text)
+EVENT_LISTS: st.SearchStrategy[list[Event]] = st.lists(ACCEPTED | ATTEMPTED | DISCARDED, max_size=3)
+MARKS = st.builds(ResendMark, some.text, some.numbers, some.times)
 DECODERS: list[Callable[[bytes], Any]] = [decode_jobs, decode_failed, decode_capture, decode_events]
 
 
@@ -47,11 +53,11 @@ def test_jobs_come_back_as_they_were(jobs: list[Job]) -> None:
     assert decode_jobs(encode_jobs(jobs)) == jobs
 
 
-@given(some.jobs, st.sampled_from(Disposition), some.times)
+@given(some.jobs, st.sampled_from(Disposition), some.times, st.none() | MARKS)
 def test_failed_records_come_back_as_they_were(
-    job: Job, disposition: Disposition, at: float
+    job: Job, disposition: Disposition, at: float, mark: ResendMark | None
 ) -> None:
-    record = FailedRecord(job, disposition, at)
+    record = FailedRecord(job, disposition, at, mark)
     assert decode_failed(encode_failed(record)) == record
 
 
@@ -78,13 +84,34 @@ def test_every_record_begins_with_the_format_version() -> None:
 
 
 @pytest.mark.parametrize("decode", DECODERS)
-@pytest.mark.parametrize("version", [0, 2, 255])
+@pytest.mark.parametrize("version", [0, 3, 255])
 def test_an_unknown_version_is_refused_by_its_number(
     decode: Callable[[bytes], Any], version: int
 ) -> None:
     payload = bytes([version]) + encode_jobs([make_job()])[1:]
     with pytest.raises(RecordError, match=f"unknown format version {version}"):
         decode(payload)
+
+
+def test_a_record_with_a_release_is_kept_from_readers_that_would_send_it_elsewhere() -> None:
+    job = make_job(release=Release("r", 1.0, "other:25"))
+    failed = FailedRecord(job, Disposition.BOUNCED, 0.0)
+    payloads = (
+        encode_jobs([make_job(), job]),
+        encode_failed(failed),
+        encode_capture(CaptureRecord(job, 0.0)),
+    )
+    assert [payload[0] for payload in payloads] == [RELEASE_VERSION] * 3
+    assert decode_jobs(payloads[0])[1] == job
+    assert decode_failed(payloads[1]) == failed
+
+
+def test_an_event_of_a_kind_of_tomorrow_is_passed_over() -> None:
+    known = Accepted(Summary.of(make_job()), 1.0, ("a",))
+    whole = msgspec.msgpack.decode(encode_events([known])[1:])
+    unknown = {"type": "of tomorrow", "event": {"summary": 5}}
+    payload = b"\x01" + msgspec.msgpack.encode([unknown, *whole, unknown])
+    assert decode_events(payload) == [known]
 
 
 @pytest.mark.parametrize("decode", DECODERS)

@@ -11,7 +11,7 @@ from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import CaptureRecord
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.failed import FailedStore
+from mailrelay.queue.failed import FailedStore, ResendClaim
 from mailrelay.queue.lanes import LADDER
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
@@ -181,7 +181,10 @@ async def test_body_is_deleted_once_its_failed_record_is_done(
     named = queue_id()
     await store.record("failed", named)
     sender = await connect(Role.SENDER)
-    await FailedStore(sender, Publisher(sender)).store_done(job(named), "done")
+    store_of_failed = FailedStore(sender, Publisher(sender))
+    last = await store_of_failed.last(named, 2)
+    assert last is not None
+    await store_of_failed.store_done(job(named), ResendClaim(last.sequence))
     assert await cleaner._delete_unused(named, "event") is True
     assert await chunks(connection, named) == 0
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 
+from mailrelay.config.token import Token
 from mailrelay.queue.levels import Level
-from mailrelay_monitor.access import refusal
+from mailrelay.queue.state import Condition, Kind
+from mailrelay_monitor.access import Guests, Refusal, refusal
 from mailrelay_monitor.backlog import Backlog
 from mailrelay_monitor.exposition import wants_exposition
 from mailrelay_monitor.health import Health, Status, judge
@@ -24,12 +27,14 @@ def judged(
     ledger: Ledger | None = None,
     connected: bool = True,
     fault: str = "",
+    conditions: tuple[Condition, ...] = (),
 ) -> Health:
     return judge(
         connected=connected,
         backlog=backlog,
         ledger=ledger or Ledger(),
         collector_fault=fault,
+        conditions=conditions,
         now=NOW,
     )
 
@@ -78,6 +83,14 @@ def test_queue_that_does_not_answer_is_unavailable(health: Health, reason: str) 
             "the queue lost its data: 3 accepted emails have no known outcome",
         ),
         (judged(fault="disk full"), "totals stand still: disk full"),
+        (
+            judged(conditions=(Condition(Kind.UPSTREAM, "upstream down: no route", NOW),)),
+            "upstream down: no route (since 2027-01-15T08:00:00Z)",
+        ),
+        (
+            judged(conditions=(Condition(Kind.CONFIGURATION, "a comma", NOW),)),
+            "the changed configuration is not in force: a comma (since 2027-01-15T08:00:00Z)",
+        ),
     ],
 )
 def test_what_somebody_should_look_at_is_degraded(health: Health, reason: str) -> None:
@@ -111,31 +124,97 @@ def test_exposition_is_for_who_asks_as_prometheus_does(accept: str, *, wanted: b
     assert wants_exposition(accept) is wanted
 
 
-def asked(
+TOKEN = "0123456789abcdef" * 2
+GUESTS = Guests((ip_network("192.0.2.0/28"), ip_network("2001:db8::/32")), Token(TOKEN))
+
+
+def refused(
     *,
     client: str = "127.0.0.1",
     host: str = "localhost:8025",
     origin: str = "",
     method: str = "GET",
-) -> str:
+    path: str = "/",
+    authorization: tuple[str, ...] = (),
+    guests: Guests = GUESTS,
+) -> Refusal | None:
     headers = [(b"host", host.encode())]
     if origin:
         headers.append((b"origin", origin.encode()))
     headers.append((b"x-forwarded-for", b"127.0.0.1"))
-    return refusal({"type": "http", "client": (client, 5), "method": method, "headers": headers})
+    headers += [(b"authorization", each.encode()) for each in authorization]
+    scope = {"type": "http", "client": (client, 5), "method": method, "path": path}
+    return refusal(scope | {"headers": headers}, guests)
+
+
+def asked(**request: str) -> str:
+    found = refused(**request)  # type: ignore[arg-type]
+    return found.reason if found else ""
 
 
 @pytest.mark.parametrize("client", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
 @pytest.mark.parametrize(
-    "host", ["localhost", "LOCALHOST:1", "127.0.0.1:8025", "[::1]:8025", "[::1]"]
+    "host", ["localhost", "LOCALHOST:1", "127.0.0.1:8025", "127.0.0.2", "[::1]:8025", "[::1]"]
 )
 def test_this_machine_is_answered_under_its_own_names(client: str, host: str) -> None:
     assert asked(client=client, host=host) == ""
 
 
-@pytest.mark.parametrize("client", ["192.0.2.7", "::ffff:192.0.2.7", "2001:db8::1", "", "socket"])
-def test_others_are_refused_whatever_is_said_to_be_forwarded(client: str) -> None:
-    assert asked(client=client) == "only this machine is answered"
+@pytest.mark.parametrize(
+    "client", ["192.0.2.16", "::ffff:192.0.2.16", "2001:db9::1", "", "socket", "10.0.0.1"]
+)
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/admin/retry-failed"])
+def test_others_are_refused_whatever_they_show_or_is_said_to_be_forwarded(
+    client: str, path: str
+) -> None:
+    found = refused(client=client, path=path, authorization=(f"Bearer {TOKEN}",))
+    assert found is not None
+    assert found.status == 403
+    assert found.reason.startswith("only this machine is answered")
+
+
+@pytest.mark.parametrize("client", ["192.0.2.7", "::ffff:192.0.2.7", "2001:db8::1"])
+def test_a_guest_looks_at_what_monitoring_asks_for_without_the_token(client: str) -> None:
+    for path in ("/healthz", "/readyz", "/health", "/metrics"):
+        assert refused(client=client, path=path, host="relay.example") is None
+        posted = refused(client=client, path=path, method="POST")
+        assert posted is not None
+        assert posted.status == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/"), ("GET", "/api/messages"), ("POST", "/admin/retry-failed"), ("GET", "/health/")],
+)
+def test_a_guest_does_everything_else_with_the_token_and_nothing_without(
+    method: str, path: str
+) -> None:
+    def of(*authorization: str, guests: Guests = GUESTS) -> int:
+        found = refused(
+            client="192.0.2.7", method=method, path=path, host="relay.example",
+            authorization=authorization, guests=guests,
+        )  # fmt: skip
+        return found.status if found else 200
+
+    assert of(f"Bearer {TOKEN}") == of(f"bearer  {TOKEN}") == 200
+    for wrong in (
+        f"Bearer {TOKEN[:-1]}",
+        f"Bearer {TOKEN}x",
+        "Bearer ",
+        "",
+        f"Basic {TOKEN}",
+        TOKEN,
+    ):
+        assert of(wrong) == 401
+    assert of() == 401
+    assert of(f"Bearer {TOKEN}", f"Bearer {TOKEN}") == 401
+    assert of(f"Bearer {TOKEN}", guests=Guests(GUESTS.networks, None)) == 403
+    assert of(f"Bearer {TOKEN}", guests=Guests((), Token(TOKEN))) == 403
+
+
+def test_a_token_shows_nowhere() -> None:
+    assert TOKEN not in repr(GUESTS)
+    assert TOKEN not in str(vars(GUESTS.token))
 
 
 @pytest.mark.parametrize(

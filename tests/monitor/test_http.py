@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -10,13 +11,10 @@ import pytest
 
 from mailrelay.config.model import RelayConfig, Security
 from mailrelay.mail.event import Accepted, Attempted
-from mailrelay.mail.job import Body
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.events import BatchReader
-from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
-from mailrelay.queue.wire import decode_jobs, encode_events
+from mailrelay.queue.wire import encode_events
 from mailrelay.runtime.logging import Logger
 from mailrelay.service import ServiceSettings
 from mailrelay_monitor.http import make_app
@@ -28,11 +26,10 @@ from tests.monitor.story import (
     SENT,
     accepted,
     attempted,
-    failed,
-    job,
     queue_id,
     summary,
 )
+from tests.support.guide import HEALTH_ANSWER, METRICS_ANSWER
 from tests.support.wait import wait_until
 
 Background = Callable[[Awaitable[object]], "asyncio.Future[object]"]
@@ -120,6 +117,25 @@ async def tell(monitor: _Monitor, connect: Connect) -> Tell:
         await wait_until(lambda: collector.ledger.sequence >= stored.sequence, 10, "counted")
 
     return tell
+
+
+def shape(answer: object) -> object:
+    """Keys in order and types of a JSON value."""
+    if isinstance(answer, dict):
+        return {key: shape(value) for key, value in answer.items()}
+    return type(answer).__name__
+
+
+async def test_health_and_metrics_have_the_keys_and_types_of_the_guides_examples(
+    client: httpx.AsyncClient, tell: Tell
+) -> None:
+    one, two = summary(queue_id(), 2), summary(queue_id(), 3)
+    await tell(attempted(one, {0: SENT, 1: SENT}), attempted(two, {0: SENT, 1: BOUNCED, 2: SENT}))
+    for path, example in (("/health", HEALTH_ANSWER), ("/metrics", METRICS_ANSWER)):
+        answer = await client.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+        assert json.dumps(shape(answer.json())) == json.dumps(shape(json.loads(example)))
+    assert (await client.get("/health")).json()["details"]["success_rate"] == 50.0
 
 
 async def test_health_has_exactly_the_guides_shape(client: httpx.AsyncClient, tell: Tell) -> None:
@@ -281,7 +297,7 @@ async def test_strangers_get_403_as_json(monitor: _Monitor) -> None:
     async with client_of(monitor, "192.0.2.1") as stranger:
         answer = await stranger.get("/health", headers={"X-Forwarded-For": "127.0.0.1"})
         assert answer.status_code == 403
-        assert answer.json() == {"error": "only this machine is answered"}
+        assert answer.json()["error"].startswith("only this machine is answered")
     async with client_of(monitor) as local:
         rebound = await local.get("/health", headers={"Host": "evil.example"})
         assert rebound.status_code == 403
@@ -292,51 +308,3 @@ async def test_strangers_get_403_as_json(monitor: _Monitor) -> None:
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
 async def test_no_api_pages_are_served(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.get(path)).status_code == 404
-
-
-# --- Retry ---------------------------------------------------------------------------------------
-
-
-async def test_retry_resends_every_failed_record_once(
-    client: httpx.AsyncClient, connect: Connect
-) -> None:
-    sender = await connect(Role.SENDER)
-    publisher = Publisher(sender)
-    store = FailedStore(sender, publisher)
-    inline, large, done = queue_id(), queue_id(), queue_id()
-    await store.store(failed(job(inline)), "a")
-    await store.store(failed(job(large, body=Body(1, 70_000, "0" * 64))), "b")
-    await store.store(failed(job(done)), "c")
-    await store.store_done(job(done), "d")
-    await publisher.store(Record(sender.names.failed_subject(queue_id(), 0), b"\x63?", ""))
-
-    answer = await client.post("/admin/retry-failed")
-    assert answer.status_code == 200
-    assert answer.json() == {"resent": 2, "already_resending": 0, "unreadable": 1}
-    again = await client.post("/admin/retry-failed")
-    assert again.json() == {"resent": 0, "already_resending": 2, "unreadable": 1}
-
-    monitor = await connect(Role.MONITOR)
-    found = await BatchReader(monitor, monitor.names.lane_stream, "mailrelay.lane.>").read(1)
-    assert [message.subject for message in found] == [
-        "mailrelay.lane.now.-",
-        f"mailrelay.lane.now.{large}",
-    ]
-    (resend,) = decode_jobs(found[0].payload)
-    original = job(inline)
-    assert (resend.submission, resend.recipients) == (inline, original.recipients)
-    assert (resend.attempt, resend.faults, resend.hop, resend.due) == (1, 0, 0, 0.0)
-    assert (resend.accepted_at, resend.content) == (original.accepted_at, original.content)
-    assert resend.resend_of == 1
-    assert decode_jobs(found[1].payload)[0].resend_of == 2
-
-
-async def test_retry_that_cannot_reach_the_queue_says_so(
-    client: httpx.AsyncClient, server: NatsServer, monitor: _Monitor
-) -> None:
-    server.kill()
-    await wait_until(lambda: not monitor._connection.is_connected, 10, "disconnected")
-    answer = await client.post("/admin/retry-failed")
-    assert answer.status_code == 503
-    assert answer.json()["resent"] == 0
-    assert answer.json()["error"].startswith("broken off: ")

@@ -12,6 +12,7 @@ from mailrelay.mail.reply import Reply
 from mailrelay.mail.retry import RetrySchedule
 from mailrelay.queue.wire import encode_jobs
 from mailrelay_sender import classify
+from mailrelay_sender.attempt import leave_out
 from mailrelay_sender.classify import Stage, disposition_of, is_accepted
 from mailrelay_sender.follow_up import MAX_FAULTS, FollowUp, follow_up, message_id
 from tests.lib.jobs import ACCEPTED_AT, make_job
@@ -244,3 +245,21 @@ def test_a_large_job_that_is_deferred_for_days_keeps_a_history_that_fits() -> No
         job = rest.deferred
     assert len(encode_jobs([job])) < 4 * 1024 * 1024
     assert [each.attempt for each in job.recipients[0].tries] == [1, 58, 59, 60]
+
+
+# --- Left out -----------------------------------------------------------------------------------
+
+
+def test_a_job_that_is_left_out_ends_in_failed_records_that_say_so() -> None:
+    job = make_job(3, batch=4, batches=9)
+    result = leave_out(job, classify.not_tried(2, job.batches))
+    rest = follow_up(job, result.outcomes, SCHEDULE, now=ACCEPTED_AT, chance=0.5)
+    assert rest.deferred is None
+    assert rest.captured is None
+    assert [record.disposition for record in rest.failed] == [Disposition.NOT_TRIED] * 3
+    for record in rest.failed:
+        assert record.recipient.tries[-1].reply.is_permanent
+        assert "not tried" in record.recipient.tries[-1].reply.text
+        assert "batch 2 of 9" in str(record.recipient.tries[-1].reply)
+    assert Disposition.NOT_TRIED.is_final
+    assert Disposition.NOT_TRIED.is_failure

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +19,7 @@ from mailrelay.mail.ids import new_queue_id
 from mailrelay.mail.job import Job, Recipient
 from mailrelay.mail.reply import Reply
 from mailrelay.mail.retry import RetrySchedule
-from mailrelay.queue.bodies import BodyStore
+from mailrelay.queue.bodies import MAX_UNNAMED_SECONDS, BodyStore
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import Claim, PullLoop
 from mailrelay.queue.errors import QueueFullError
@@ -31,7 +31,7 @@ from mailrelay.queue.wire import encode_jobs
 from mailrelay.runtime.logging import Logger
 from mailrelay_cli.nats_server import find_nats_server
 from mailrelay_sender.follow_up import follow_up
-from mailrelay_sender.settle import REWRITE_BODY_SECONDS, Settler
+from mailrelay_sender.settle import Settler
 from tests.support.nats import LIMITS, NatsServer, limits
 from tests.support.wait import wait_until
 
@@ -105,7 +105,8 @@ async def rig(folder: Path, queue_limits: QueueLimits) -> AsyncIterator[Rig]:
             )
             publisher = Publisher(sender)
             events = EventWriter(sender, publisher, lambda _: None)
-            settler = Settler(sender, events, BodyStore(sender, publisher), log, lambda: made.now)
+            bodies = BodyStore(sender, publisher, lambda: made.now)
+            settler = Settler(sender, events, bodies, log, lambda: made.now)
             made = Rig(server, lines, log, sender, monitor, settler, job, claims, pull)
             tasks = [asyncio.create_task(pull.run()), asyncio.create_task(events.run())]
             yield made
@@ -178,9 +179,54 @@ async def test_a_follow_up_that_is_held_up_for_long_writes_its_body_anew(tmp_pat
         await wait_until(is_written, 10, "the body is stored and its record refused")
         # Nobody names the body yet, so the question that the sweep asks lets it go.
         await wait_until(is_swept, 10, "the body is swept")
-        made.now += REWRITE_BODY_SECONDS
+        made.now += MAX_UNNAMED_SECONDS
         await wait_until(is_written, 10, "the body is written anew")
         assert not settling.done()
         await made.server.purge(made.log, names.lane_stream)
         await asyncio.wait_for(settling, 20)
         assert await watching.is_in_use(job.submission)
+
+
+async def test_a_body_that_the_server_lost_is_written_anew_before_a_record_names_it(
+    tmp_path: Path,
+) -> None:
+    async with rig(tmp_path, LIMITS) as made:
+        names, job = made.sender.names, made.job
+        rest = follow_up(job, [LATER], SCHEDULE, now=made.now, chance=0.5)
+        claim = await made.claim()
+        body = await made.settler._store_body(job)
+        generation = made.sender.generation
+        await made.server.lose_data(made.log)
+        await wait_until(
+            lambda: made.sender.generation > generation and made.sender.is_connected,
+            10,
+            "the connection broke and is back",
+        )
+        await made.settler.settle(claim, job, rest, route="smarthost", duration_seconds=0.1)
+        info = await made.monitor.api(f"STREAM.INFO.{names.lane_stream}")
+        assert int(info["state"]["messages"]) == 1
+        stored = BodyStore(made.sender, Publisher(made.sender))
+        whole = replace(job, content=b"", body=body)
+        assert b"".join([piece async for piece in stored.pieces(whole)]) == job.content
+
+
+async def test_what_another_sender_has_settled_is_not_stored_a_second_time(tmp_path: Path) -> None:
+    async with rig(tmp_path, LIMITS) as made:
+        names, job = made.sender.names, made.job
+        rest = follow_up(job, [LATER], SCHEDULE, now=made.now, chance=0.5)
+        claim = await made.claim()
+        made.room = 0
+        generation = made.sender.generation
+        made.server.stop()
+        made.server.start()
+        await wait_until(
+            lambda: made.sender.generation > generation and made.sender.is_connected,
+            10,
+            "the connection broke and is back",
+        )
+        # As the ack of another sender, which was given the record meanwhile, does.
+        await made.server.purge(made.log, names.in_stream())
+        await made.settler.settle(claim, job, rest, route="smarthost", duration_seconds=0.1)
+        info = await made.monitor.api(f"STREAM.INFO.{names.lane_stream}")
+        assert int(info["state"]["messages"]) == 0
+        assert "settle.elsewhere" in [entry["event"] for entry in made.lines.entries]

@@ -161,7 +161,7 @@ class _Run:
 
     async def _transaction(self, connection: LoadConnection, message: LoadMessage) -> _Ending:
         params = f" SIZE={len(message.content)}" if connection.offers_size else ""
-        lines = [f"MAIL FROM:<{self.plan.mail_from}>{params}\r\n"]
+        lines = [f"MAIL FROM:<{message.mail_from}>{params}\r\n"]
         lines += [f"RCPT TO:<{rcpt}>\r\n" for rcpt in message.rcpt_tos]
         lines.append("DATA\r\n")
         if connection.offers_pipelining:

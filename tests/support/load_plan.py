@@ -26,6 +26,7 @@ class LoadPlan:
     sizes: tuple[tuple[int, float], ...] = ((5_000, 1.0),)  # (octets, weight)
     recipient_counts: tuple[tuple[int, float], ...] = ((1, 1.0),)  # (recipients, weight)
     mail_from: str = "load@sender.test"
+    senders: int = 1  # so many addresses take turns, `mail_from` with a number in front
     domain: str = "load.test"  # of the recipients, each of which is unique
     seed: int = 0
     credentials: tuple[str, str] | None = None  # AUTH PLAIN
@@ -49,6 +50,7 @@ class LoadMessage:
     """One submission to make."""
 
     ledger_id: str
+    mail_from: str
     rcpt_tos: tuple[str, ...]
     content: bytes
     sha256: str
@@ -71,8 +73,11 @@ def make_message(plan: LoadPlan, number: int) -> LoadMessage:
         rcpt_count = draw.choices(*zip(*plan.recipient_counts, strict=True))[0]
     ledger_id = f"{plan.run}{plan.seed}-{number}"
     rcpt_tos = tuple(f"r{n}-{ledger_id}@{plan.domain}" for n in range(rcpt_count))
+    mail_from = plan.mail_from
+    if plan.senders > 1:
+        mail_from = f"{number % plan.senders}-{mail_from}"
     head = (
-        f"From: <{plan.mail_from}>\r\nTo: undisclosed-recipients:;\r\n"
+        f"From: <{mail_from}>\r\nTo: undisclosed-recipients:;\r\n"
         f"Subject: Load {ledger_id}\r\nDate: Mon, 01 Jan 2024 00:00:00 +0000\r\n"
         f"Message-ID: <{ledger_id}@load.test>\r\n{LEDGER_HEADER}: {ledger_id}\r\n"
         "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=us-ascii\r\n\r\n"
@@ -81,6 +86,7 @@ def make_message(plan: LoadPlan, number: int) -> LoadMessage:
     body = mark + _filler(max(0, size - len(head) - len(mark)))
     return LoadMessage(
         ledger_id=ledger_id,
+        mail_from=mail_from,
         rcpt_tos=rcpt_tos,
         content=head + body,
         sha256=hashlib.sha256(head + body).hexdigest(),

@@ -118,6 +118,7 @@ class Relay(RelayClient):
         self.config_file = folder / "config.json"
         self.process: asyncio.subprocess.Process | None = None
         self.environ: dict[str, str] = {}
+        self.arguments: tuple[str, ...] = ()  # of `mailrelay run`, besides file and folder
 
     @property
     def log_text(self) -> str:
@@ -161,6 +162,7 @@ class Relay(RelayClient):
         """Start `mailrelay run` and wait until /readyz says 200."""
         self.config_file.write_text(json.dumps(self.config))
         arguments = ["run", "--config", str(self.config_file), "--data-dir", str(self.data_dir)]
+        arguments += self.arguments
         with (self.folder / "console.txt").open("ab") as console:
             self.process = await asyncio.create_subprocess_exec(
                 COMMAND,

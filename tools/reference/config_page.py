@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 import json
-import types
 import typing
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import annotated_types
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from mailrelay.config.load import Option, options
 from mailrelay.config.model import DEVELOPMENT_DEFAULTS, RelayConfig
+from mailrelay.config.words import allowed, plain
 from tools.reference.markdown import code, table
 
 _INTRODUCTION = """\
 # Configuration
 
 `config.json` is a JSON object with the keys below; `//` and `/* */` comments are allowed, unknown
-keys are not. `mailrelay run --config FILE` reads it, `mailrelay config check FILE` only says what
-is wrong with it. An environment variable that is set goes before the file, the file before the
-default.
+keys are not. `mailrelay run --config FILE` reads it, `mailrelay config check FILE` shows each value
+and where it came from, or says what is wrong; `mailrelay config schema` prints the JSON Schema.
+
+`mailrelay run --set KEY=VALUE` goes before the environment variable, that before the file, the file
+before the default. In a variable and behind `--set` a list is written with commas. A secret is not
+taken from the command line.
 
 Without `--config` the development defaults hold: the default in brackets where one is given.
 Some options are taken and have no effect yet: the README lists them, and `mailrelay run` warns.
+
+A change of the file is noticed within three seconds, and at once by SIGHUP to `mailrelay run`.
+Where the last column says `live` it is taken over without a restart; a change of the others is
+named in the log and waits for one. While the file has a fault the old values stay in force as a
+whole, and `/health` says so.
 """
-_TYPES: dict[object, str] = {
-    bool: "true or false",
-    int: "whole number",
-    float: "number",
-    str: "string",
-    SecretStr: "string, secret",
-    Path: "path",
-}
 # Each breaks one rule that concerns more than one option; the text is the relay's own.
 _OPEN: dict[str, Any] = {"security": {"requireAuth": False}}
 _BROKEN: tuple[dict[str, Any], ...] = (
@@ -44,6 +41,11 @@ _BROKEN: tuple[dict[str, Any], ...] = (
     _OPEN | {"forwardUsername": "user"},
     _OPEN | {"retry": {"initialIntervalSeconds": 60, "maxIntervalSeconds": 30}},
     _OPEN | {"tls": {"certFile": "cert.pem"}},
+    _OPEN | {"tls": {"certFile": "cert.pem", "keyFile": "key.pem", "selfSigned": True}},
+    _OPEN | {"tls": {"smtpsPort": 465}},
+    _OPEN | {"smtpPort": 465, "tls": {"selfSigned": True, "smtpsPort": 465}},
+    {"security": {"requireAuth": False, "allowedNetworks": ["192.0.2.1/24"]}},
+    {"security": {"requireAuth": False, "allowLocalOnly": False, "allowedNetworks": ["::/0"]}},
 )
 
 
@@ -53,7 +55,7 @@ def config_page() -> str:
     for option in options():
         sections.setdefault(option.path[0] if option.path[1:] else "", []).append(option)
     parts = [_INTRODUCTION]
-    head = ("Key", "Type", "Default", "Meaning", "Environment")
+    head = ("Key", "Value", "Default", "Meaning", "Environment", "Change")
     for name, found in sections.items():
         title = code(name) if name else "Top level"
         parts.append(f"## {title}\n\n{_about(name)}" + table(head, map(_row, found)))
@@ -82,10 +84,11 @@ def _row(option: Option) -> tuple[str, ...]:
         default += f" [{_shown(development)}]"
     return (
         code(option.key),
-        ", ".join((_type_words(option.field.annotation), *_range(option))),
+        allowed(option.field) + (", secret" if option.is_secret else ""),
         default,
         option.field.description or "",
         code(option.variable),
+        "live" if option.is_reloadable else "restart",
     )
 
 
@@ -99,32 +102,7 @@ def _development(path: tuple[str, ...]) -> object:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, SecretStr):
-        value = value.get_secret_value()
-    return "none" if value is None else code(json.dumps(value))
-
-
-def _type_words(annotation: object) -> str:
-    if typing.get_origin(annotation) is Literal:
-        return " or ".join(code(json.dumps(value)) for value in typing.get_args(annotation))
-    if isinstance(annotation, types.UnionType):
-        annotation = next(each for each in typing.get_args(annotation) if each is not type(None))
-    return _TYPES[annotation]
-
-
-def _range(option: Option) -> Iterator[str]:
-    for constraint in option.field.metadata:
-        match constraint:
-            case annotated_types.Ge(ge):
-                yield f"at least {ge}"
-            case annotated_types.Gt(gt):
-                yield f"more than {gt}"
-            case annotated_types.Le(le):
-                yield f"at most {le}"
-            case annotated_types.MinLen():
-                yield "not empty"
-            case _:
-                yield f"matches {code(constraint.pattern)}"
+    return "none" if value is None else code(json.dumps(plain(value)))
 
 
 def _fault(broken: dict[str, Any]) -> str:

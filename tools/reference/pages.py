@@ -8,6 +8,7 @@ from tools.reference.config_page import config_page
 from tools.reference.metric_page import metric_page
 from tools.reference.queue_page import queue_page
 from tools.reference.reply_page import reply_page
+from tools.reference.step_page import step_page
 
 ROOT = Path(__file__).parents[2]
 _NOTICE = "<!-- Written by `make docs` from the code; change the code, not this page. -->\n\n"
@@ -21,5 +22,6 @@ def pages() -> dict[Path, str]:
         "metrics.md": metric_page(ROOT),
         "queue.md": queue_page(),
         "replies.md": reply_page(),
+        "steps.md": step_page(),
     }
     return {folder / name: _NOTICE + text for name, text in texts.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from mailrelay.config.model import RelayConfig
@@ -24,9 +25,10 @@ _INTRODUCTION = """\
 # Queue: streams, consumers, rights
 
 What docs/queue.md tells in words. All names begin with `queue.prefix` (here the default,
-`mailrelay`). Every stream is a file store with `num_replicas` 1 on one machine, a duplicate window
-of 120 s and direct gets allowed; nats-server syncs each write before it acks
-(`sync_interval: always`). Records are format version {version}.
+`mailrelay`). Every stream but the one of turns (`…-pace`, in memory) is a file store; all have
+`num_replicas` 1 on one machine, a duplicate window of 120 s and direct gets allowed; nats-server
+syncs each write to a file before it acks (`sync_interval: always`). Records are format version
+{version}.
 
 ## Streams
 
@@ -67,15 +69,7 @@ def queue_page() -> str:
         _CONSUMERS,
         table(
             ("Stream", "Consumer", "Filter", "Claimed at once, at most"),
-            (
-                (
-                    code(stream),
-                    code(config["durable_name"]),
-                    code(config["filter_subject"]),
-                    str(config["max_ack_pending"]),
-                )
-                for stream, config in consumer_configs(names, limits)
-            ),
+            _consumer_rows(names, limits),
         ),
         "## Lanes\n",
         table(("Lane", "Delay"), ((code(n.name), f"{n.delay_seconds:g} s") for n in LADDER)),
@@ -85,11 +79,21 @@ def queue_page() -> str:
     return "\n".join(parts)
 
 
+def _consumer_rows(names: Names, limits: QueueLimits) -> Iterator[tuple[str, ...]]:
+    small = consumer_configs(names, replace(limits, queue_size=1))
+    for (stream, config), (_, least) in zip(consumer_configs(names, limits), small, strict=True):
+        most = f"{config['max_ack_pending']}"
+        if config != least:
+            most = f"`queueSize`, but at least {least['max_ack_pending']} and at most {most}"
+        yield code(stream), code(config["durable_name"]), code(config["filter_subject"]), most
+
+
 def _check_common(streams: list[dict[str, Any]]) -> None:
     """The introduction says it of all of them."""
-    common = {"storage": "file", "num_replicas": 1, "allow_direct": True}
-    common["duplicate_window"] = 120 * _NANOSECONDS
     for config in streams:
+        in_memory = config["name"].endswith("-pace")
+        common = {"storage": "memory" if in_memory else "file", "num_replicas": 1}
+        common |= {"allow_direct": True, "duplicate_window": 120 * _NANOSECONDS}
         differing = {key for key, value in common.items() if config.get(key) != value}
         if differing:
             raise AssertionError(f"{config['name']}: {differing} differ, say so in the page")
@@ -104,7 +108,8 @@ def _stream_row(config: Mapping[str, Any]) -> tuple[str, ...]:
     if "max_msgs_per_subject" in config:
         other.append(f"{config['max_msgs_per_subject']} record a subject, the last")
     if "max_age" in config:
-        other.append(f"{config['max_age'] // (86400 * _NANOSECONDS)} days")
+        days = config["max_age"] // (86400 * _NANOSECONDS)
+        other.append(f"{days} day{'s' if days > 1 else ''}")
     other += [code(key) for key in ("allow_atomic", "allow_msg_ttl") if config.get(key)]
     return (
         code(config["name"]),

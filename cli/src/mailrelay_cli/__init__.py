@@ -8,5 +8,8 @@
 5. `listeners` opens the sockets, once, for as long as the relay runs.
 6. `supervisor` keeps processes alive, knowing nothing of mail; `child_process` is one of them.
 7. `log_file` takes the lines that they write; `run_file` tells other programs of the running relay.
-8. `send` and `queue_step` are the other commands; `console` and `errors` serve all.
+8. `mail_commands` are those on failed and captured mail, by way of `monitor_client`.
+9. `send`, `limits`, `users`, `emails`, `queue_step`, `config_command` and `upstream_check` are the
+   other commands.
+10. `checked_config` reads a configuration for all of them; `console` and `errors` serve all.
 """

@@ -123,9 +123,13 @@ class ChildProcess:
 
     def terminate(self) -> None:
         """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it is still there."""
         if not self.exited.done():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGTERM)
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End it, and whatever it started in its process group."""

@@ -65,6 +65,11 @@ class DataFolder:
         return self.log / "nats.log"
 
     @property
+    def tls(self) -> Path:
+        """The certificate that the relay made itself."""
+        return self.path / "tls"
+
+    @property
     def supervisor_lock(self) -> Path:
         """Held by a supervisor while it lives."""
         return self.run / "supervisor.lock"

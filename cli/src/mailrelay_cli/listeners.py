@@ -32,7 +32,8 @@ class Listener:
     kind: str  # SMTP or HTTP
     host: str
     port: int
-    port_key: str  # the option to change when the port is taken
+    host_key: str  # the options to change when it cannot be had
+    port_key: str
 
 
 def open_listeners(listener: Listener, patience_seconds: float = 0.0) -> list[socket.socket]:
@@ -90,7 +91,9 @@ def _addresses(listener: Listener) -> list[tuple[socket.AddressFamily, str]]:
     try:
         found = socket.getaddrinfo(listener.host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise BadInputError(f"smtpHost: {listener.host!r} has no address: {error}") from error
+        raise BadInputError(
+            f"{listener.host_key}: {listener.host!r} has no address: {error}"
+        ) from error
     unique = dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found)
     return list(unique)
 
@@ -116,7 +119,7 @@ def _fault(listener: Listener, address: str, error: OSError) -> str:
     if error.errno in {errno.EACCES, errno.EPERM}:
         return f"{where} is not permitted to this user: set {listener.port_key} to 1024 or more"
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"{where}: {address} is no address of this machine: set smtpHost"
+        return f"{where}: {address} is no address of this machine: set {listener.host_key}"
     return f"{where} cannot be opened: {error.strerror}"
 
 

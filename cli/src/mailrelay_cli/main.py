@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 it could not be done, 2 what was asked for is wrong (one l
 import asyncio
 import dataclasses
 import importlib.metadata
+import json
 import signal
 import sys
 from enum import Enum
@@ -22,12 +23,19 @@ from mailrelay.queue.rights import Role
 from mailrelay.queue.streams import REPLICAS
 from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK
 from mailrelay.runtime.logging import configure_logging
+from mailrelay_cli.checked_config import checked_config, checked_relay
+from mailrelay_cli.config_command import explained, schema, table
 from mailrelay_cli.console import complain, say
+from mailrelay_cli.emails import emails_app
 from mailrelay_cli.errors import BadInputError
+from mailrelay_cli.limits import LimitsOptions, show_limits
+from mailrelay_cli.mail_commands import captured_app, failed_app
 from mailrelay_cli.nats_config import MINIMUM_STORE_BYTES
 from mailrelay_cli.queue_step import ensure_queue, queue_limits
-from mailrelay_cli.run import RunOptions, checked_config, not_yet, run_relay
+from mailrelay_cli.run import RunOptions, run_relay
 from mailrelay_cli.send import SendOptions, send
+from mailrelay_cli.upstream_check import check_upstream
+from mailrelay_cli.users import users_app
 
 app = typer.Typer(
     name="mailrelay",
@@ -40,6 +48,12 @@ queue_app = typer.Typer(help="The queue at NATS.")
 config_app = typer.Typer(help="The relay's configuration.")
 app.add_typer(queue_app, name="queue")
 app.add_typer(config_app, name="config")
+upstream_app = typer.Typer(help="The server that mail goes on to.")
+app.add_typer(upstream_app, name="upstream")
+app.add_typer(users_app, name="users")
+app.add_typer(emails_app, name="emails")
+app.add_typer(failed_app, name="failed")
+app.add_typer(captured_app, name="captured")
 
 _ENSURE_SECONDS = 60.0  # a cluster may still be electing its leaders
 
@@ -55,6 +69,10 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="Configuration file; without one development defaults hold."),
 ]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set an option; goes before all else."),
+]
 DataDirOption = Annotated[Path, typer.Option("--data-dir", help="Where the relay keeps its data.")]
 
 
@@ -69,9 +87,15 @@ def run_command(
     config: ConfigOption = None,
     data_dir: DataDirOption = Path("data"),
     log_format: Annotated[LogFormat, typer.Option(help="How log lines look.")] = LogFormat.JSON,
+    set_: SetOption = None,
+    smtp_port: Annotated[int | None, typer.Option(help="Short for --set smtpPort=…")] = None,
+    http_port: Annotated[int | None, typer.Option(help="Short for --set healthCheckPort=…")] = None,
 ) -> int:
     """Run a whole relay on this machine, in the foreground."""
-    return run_relay(RunOptions(config, data_dir, log_format.value))
+    ports = {"smtpPort": smtp_port, "healthCheckPort": http_port}
+    short = [f"{key}={port}" for key, port in ports.items() if port is not None]
+    overrides = (*(set_ or ()), *short)
+    return run_relay(RunOptions(config, data_dir, log_format.value, overrides))
 
 
 @app.command("send")
@@ -85,6 +109,18 @@ def send_command(
 ) -> int:
     """Hand a test message to the running relay and tell what became of it."""
     return send(SendOptions(to or [], sender, subject, config, data_dir, timeout))
+
+
+@app.command("limits")
+def limits_command(
+    sender: Annotated[
+        str | None, typer.Option(help="Only this sender; <> for the null reverse path.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, max=1000, help="Senders' counters shown.")] = 100,
+    data_dir: DataDirOption = Path("data"),
+) -> int:
+    """Tell how far the running relay's rate limits are used up."""
+    return show_limits(LimitsOptions(sender, rows, data_dir))
 
 
 @queue_app.command("ensure")
@@ -130,12 +166,29 @@ def ensure_command(
 @config_app.command("check")
 def check_command(
     file: Annotated[Path, typer.Argument(help="Configuration file.", show_default=False)],
+    set_: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,  # noqa: FBT002 — a flag
 ) -> int:
-    """Say what is wrong with a configuration, or ok."""
-    for name in not_yet(checked_config(file)):
-        complain(f"warning: {name} is set and has no effect yet")
-    say("ok")
+    """Show each value and where it came from, secrets masked; or say what is wrong."""
+    loaded = checked_relay(file, set_ or ())
+    if as_json:
+        say(json.dumps(explained(loaded), indent=2, ensure_ascii=False))
+    else:
+        say(*table(loaded), "ok")
     return EXIT_OK
+
+
+@config_app.command("schema")
+def schema_command() -> int:
+    """Print the JSON Schema of the configuration file."""
+    say(json.dumps(schema(), indent=2, ensure_ascii=False))
+    return EXIT_OK
+
+
+@upstream_app.command("check")
+def upstream_check_command(config: ConfigOption = None, set_: SetOption = None) -> int:
+    """Try DNS, connection, TLS, EHLO and AUTH step by step; send nothing."""
+    return check_upstream(checked_relay(config, set_ or ()).config, say)
 
 
 @app.command("version")

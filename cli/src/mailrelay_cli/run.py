@@ -18,12 +18,24 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailrelay.config.load import ConfigError, load_config
+import msgspec
+
+from mailrelay.config.files import certificate_files
+from mailrelay.config.live import LiveConfig
+from mailrelay.config.load import load_config
 from mailrelay.config.model import RelayConfig
 from mailrelay.queue.connection import ConnectionSettings
 from mailrelay.queue.errors import QueueError, StreamMismatchError
 from mailrelay.queue.rights import Role
-from mailrelay.runtime.lifecycle import EXIT_FAILED, EXIT_OK, LIFELINE_FD, READY_FD
+from mailrelay.runtime.certificate import (
+    CertificateError,
+    CertificateFacts,
+    check_certificate,
+    ensure_self_signed,
+)
+from mailrelay.runtime.lifecycle import EXIT_FAILED, EXIT_OK, LIFELINE_FD, READY_FD, end_tasks
+from mailrelay.service import OVERRIDES, TLS_MARK
+from mailrelay_cli.checked_config import checked_relay
 from mailrelay_cli.console import complain, say
 from mailrelay_cli.data_folder import (
     DataFolder,
@@ -60,6 +72,7 @@ _OWN_VARIABLES = (
     "MAILRELAY_LISTEN_FDS",
     "MAILRELAY_PROBE_ADDRESS",
     "MAILRELAY_LOG_FORMAT",
+    OVERRIDES,
     READY_FD,
     LIFELINE_FD,
 )
@@ -67,15 +80,7 @@ _PORT_PATIENCE_SECONDS = 2.0  # the kernel closes the sockets of a killed proces
 _CONNECT_PAUSE_SECONDS = 0.05
 _MAX_OPEN_FILES = 65_536
 
-# Options that are taken and do nothing yet: what to say, and when. Shrinks as they are built.
-NOT_YET: dict[str, Callable[[RelayConfig], bool]] = {
-    "rateLimits.enabled: true": lambda config: config.rate_limits.enabled,
-    "security.logAllEmails: true": lambda config: config.security.log_all_emails,
-    "batchDelay (pause between the jobs of one message)": lambda config: (
-        "batch_delay" in config.model_fields_set and config.batch_delay > 0
-    ),
-    "continueOnError: false": lambda config: not config.continue_on_error,
-}
+_SERVICES = ("sender", "monitor", "ingress")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,16 @@ class RunOptions:
     config_file: Path | None
     data_dir: Path
     log_format: str
+    overrides: tuple[str, ...] = ()  # key=value
+
+
+@dataclass(frozen=True, slots=True)
+class _Sockets:
+    """What the relay listens on."""
+
+    smtp: list[socket.socket]
+    smtps: list[socket.socket]  # TLS from the first octet
+    http: list[socket.socket]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +109,8 @@ class _Prepared:
     options: RunOptions
     config: RelayConfig
     folder: DataFolder
-    smtp: list[socket.socket]
-    http: list[socket.socket]
+    sockets: _Sockets
+    certificate: CertificateFacts | None
     children_lock: int
     nats_server: Path
     plan: NatsServerPlan
@@ -113,21 +128,8 @@ def run_relay(options: RunOptions) -> int:
         return asyncio.run(_run(prepared))
 
 
-def checked_config(path: Path | None) -> RelayConfig:
-    """Load a configuration. Raises BadInputError."""
-    try:
-        return load_config(path.absolute() if path is not None else None, os.environ)
-    except ConfigError as error:
-        raise BadInputError(*error.faults) from error
-
-
-def not_yet(config: RelayConfig) -> list[str]:
-    """Name the options that are set and do nothing yet."""
-    return [name for name, is_set in NOT_YET.items() if is_set(config)]
-
-
 def _prepare(options: RunOptions, stack: contextlib.ExitStack) -> _Prepared:
-    config = checked_config(options.config_file)
+    config = checked_relay(options.config_file, options.overrides).config
     if config.queue.replicas > 1:
         raise BadInputError(
             f"queue.replicas is {config.queue.replicas}, and `mailrelay run` starts one "
@@ -138,16 +140,17 @@ def _prepare(options: RunOptions, stack: contextlib.ExitStack) -> _Prepared:
     children_lock = lock_for_children(folder)
     stack.callback(os.close, children_lock)
     was_killed = read_run_file(folder.run_file) is not None
-    smtp, http = _listen(config, _PORT_PATIENCE_SECONDS if was_killed else 0.0)
-    for opened in (*smtp, *http):
-        stack.callback(opened.close)
+    certificate = _certificate(config, folder)
+    sockets = _listen(config, _PORT_PATIENCE_SECONDS if was_killed else 0.0, stack)
     check_room(folder.nats)
     size = store_bytes(folder, config.queue.store_bytes)
     try:
         nats_server = find_nats_server(complain)
     except NatsServerNotFoundError as error:
         raise BadInputError(*str(error).splitlines()) from error
-    nats_port, *probe_ports = free_ports(4)
+    # Without a health check nothing serves HTTP, the probes neither.
+    probed = _SERVICES if config.enable_health_check else ()
+    nats_port, *probe_ports = free_ports(1 + len(probed))
     plan = NatsServerPlan(
         port=nats_port,
         prefix=config.queue.prefix,
@@ -159,42 +162,57 @@ def _prepare(options: RunOptions, stack: contextlib.ExitStack) -> _Prepared:
         options=options,
         config=config,
         folder=folder,
-        smtp=smtp,
-        http=http,
+        sockets=sockets,
+        certificate=certificate,
         children_lock=children_lock,
         nats_server=nats_server,
         plan=plan,
-        probe_ports=dict(zip(("ingress", "sender", "monitor"), probe_ports, strict=True)),
+        probe_ports=dict(zip(probed, probe_ports, strict=True)),
     )
 
 
-def _listen(
-    config: RelayConfig, patience_seconds: float
-) -> tuple[list[socket.socket], list[socket.socket]]:
-    smtp = Listener("SMTP", config.smtp_host, config.smtp_port, "smtpPort")
-    http = Listener("HTTP", "localhost", config.health_check_port, "healthCheckPort")
-    if not config.enable_health_check:
-        return open_listeners(smtp, patience_seconds), []
-    if config.smtp_port == config.health_check_port:
-        raise BadInputError(f"smtpPort and healthCheckPort are both {config.smtp_port}")
-    opened = open_listeners(smtp, patience_seconds)
+def _certificate(config: RelayConfig, folder: DataFolder) -> CertificateFacts | None:
+    """Return what the listener will show; makes the self-signed one when it is wanted."""
+    if not config.tls.is_on:
+        return None
+    files = certificate_files(config)
     try:
-        return opened, open_listeners(http, patience_seconds)
-    except BadInputError:
-        for each in opened:
-            each.close()
-        raise
+        if files is None:
+            files = ensure_self_signed(folder.tls, config.host_name or socket.getfqdn())
+        return check_certificate(files)
+    except (CertificateError, OSError) as error:
+        raise BadInputError(f"tls: the certificate cannot be had: {error}") from error
+
+
+def _listen(config: RelayConfig, patience_seconds: float, stack: contextlib.ExitStack) -> _Sockets:
+    """Open all ports; `stack` closes them, whatever happens. Raises BadInputError."""
+    if config.enable_health_check and config.smtp_port == config.health_check_port:
+        raise BadInputError(f"smtpPort and healthCheckPort are both {config.smtp_port}")
+
+    def opened(listener: Listener) -> list[socket.socket]:
+        sockets = open_listeners(listener, patience_seconds)
+        for each in sockets:
+            stack.callback(each.close)
+        return sockets
+
+    host, smtps_port, http_port = config.smtp_host, config.tls.smtps_port, config.health_check_port
+    smtp = opened(Listener("SMTP", host, config.smtp_port, "smtpHost", "smtpPort"))
+    smtps, http = [], []
+    if smtps_port:
+        smtps = opened(Listener("SMTPS", host, smtps_port, "smtpHost", "tls.smtpsPort"))
+    if config.enable_health_check:
+        for each in config.http.listen:
+            http += opened(Listener("HTTP", each, http_port, "http.listen", "healthCheckPort"))
+    return _Sockets(smtp=smtp, smtps=smtps, http=http)
 
 
 async def _run(prepared: _Prepared) -> int:
     _raise_file_limit()
     log_file = LogFile(prepared.folder.log_file, prepared.options.log_format)
     stop = StopRequest()
-    _stop_on_signals(stop)
     lifeline, held_end = os.pipe()  # nobody writes; it closes with this process
     relay = _Relay(prepared, log_file, lifeline)
-    for name in not_yet(prepared.config):
-        relay.tell(f"warning: {name} is set and has no effect yet", "option.not_yet")
+    _take_signals(stop, relay.reload)
     try:
         code = await relay.run(stop)
     except GiveUpError as error:
@@ -217,22 +235,32 @@ class _Relay:
     def __init__(self, prepared: _Prepared, log_file: LogFile, lifeline: int) -> None:
         self._prepared = prepared
         self._config = prepared.config
+        options = prepared.options
+        # Each service follows the file for itself and says so; this is the supervisor's own part.
+        self._live = LiveConfig(
+            prepared.config,
+            lambda: load_config(_absolute(options.config_file), os.environ, options.overrides),
+            file=_absolute(options.config_file),
+            log=logger_into(log_file),
+            quiet=True,
+        )
+        self._live.uses(self._use, "processingTimeout", "forwardSMTP", "forwardHost", "forwardPort")
         self._folder = prepared.folder
         self._log_file = log_file
         self._lifeline = lifeline
         self._url = f"nats://127.0.0.1:{prepared.plan.port}"
         self._queue_was_ready = False
-        config = prepared.config
         self._running = RunFile(
             pid=os.getpid(),
             started_at=time.time(),
-            smtp=shown(prepared.smtp),
-            http=f"http://127.0.0.1:{config.health_check_port}/" if prepared.http else None,
+            smtp=shown(prepared.sockets.smtp),
+            smtps=shown(prepared.sockets.smtps),
+            http=f"http://{_http_address(prepared.sockets.http)}/"
+            if prepared.sockets.http
+            else None,
             nats=self._url,
             credentials=str(prepared.folder.credentials),
-            upstream=f"{config.forward_host}:{config.forward_port}"
-            if config.forward_smtp
-            else None,
+            upstream=_upstream(prepared.config),
             probes={name: f"127.0.0.1:{port}" for name, port in prepared.probe_ports.items()},
         )
         self._supervisor = Supervisor(
@@ -244,10 +272,25 @@ class _Relay:
 
     async def run(self, stop: StopRequest) -> int:
         """Run it. Raises GiveUpError."""
-        services = [self._service(name) for name in ("sender", "monitor", "ingress")]
-        return await self._supervisor.run(
-            [[self._nats()], services], tuple(STOP_SECONDS), stop, self._show_ready
-        )
+        following = asyncio.ensure_future(self._live.run())
+        try:
+            services = [self._service(name) for name in _SERVICES]
+            return await self._supervisor.run(
+                [[self._nats()], services], tuple(STOP_SECONDS), stop, self._show_ready
+            )
+        finally:
+            await end_tasks([following])
+
+    def reload(self) -> None:
+        """Have the services read the configuration again, and do so ourselves."""
+        self._supervisor.signal_ready(_SERVICES, signal.SIGHUP)
+        self._live.reload()
+
+    def _use(self, config: RelayConfig) -> None:
+        """Follow what the supervisor itself has from the configuration."""
+        self._supervisor.set_stop_seconds("sender", _stop_seconds("sender", config))
+        self._running.upstream = _upstream(config)
+        self._write_run_file()
 
     def tell(self, text: str, event: str) -> None:
         """Tell people, and the log."""
@@ -272,28 +315,33 @@ class _Relay:
 
     def _service(self, name: str) -> ChildSpec:
         prepared = self._prepared
-        sockets = {"ingress": prepared.smtp, "monitor": prepared.http}.get(name, [])
-        listen_fds = tuple(each.fileno() for each in sockets)
+        opened = prepared.sockets
+        plain = {"ingress": opened.smtp, "monitor": opened.http}.get(name, [])
+        secure = opened.smtps if name == "ingress" else []
+        listen_fds = tuple(each.fileno() for each in (*plain, *secure))
+        told = [str(each.fileno()) for each in plain]
+        told += [f"{TLS_MARK}{each.fileno()}" for each in secure]
         env = {
             **_inherited(),
             "MAILRELAY_DATA_DIR": str(self._folder.path),
             "MAILRELAY_NATS_URL": self._url,
             "MAILRELAY_NATS_SEED_FILE": str(self._folder.seed_file(name)),
-            "MAILRELAY_LISTEN_FDS": ",".join(map(str, listen_fds)),
-            "MAILRELAY_PROBE_ADDRESS": f"127.0.0.1:{prepared.probe_ports[name]}",
+            "MAILRELAY_LISTEN_FDS": ",".join(told),
+            "MAILRELAY_PROBE_ADDRESS": self._running.probes.get(name, ""),
             "MAILRELAY_LOG_FORMAT": prepared.options.log_format,
+            OVERRIDES: msgspec.json.encode(prepared.options.overrides).decode(),
             LIFELINE_FD: str(self._lifeline),
         }
-        if prepared.options.config_file is not None:
-            env["MAILRELAY_CONFIG"] = str(prepared.options.config_file.absolute())
+        config_file = _absolute(prepared.options.config_file)
+        if config_file is not None:
+            env["MAILRELAY_CONFIG"] = str(config_file)
         return ChildSpec(
             name=name,
             # -P: what lies in the current folder is no module of ours.
             argv=(sys.executable, "-P", "-m", f"mailrelay_{name}"),
             env=env,
             fds=(self._lifeline, prepared.children_lock, *listen_fds),
-            stop_seconds=STOP_SECONDS[name]
-            + (prepared.config.processing_timeout if name == "sender" else 0),
+            stop_seconds=_stop_seconds(name, prepared.config),
         )
 
     async def _wait_queue(self) -> None:
@@ -361,11 +409,23 @@ class _Relay:
         say(
             "MailRelay is running; Ctrl-C stops it.",
             f"  send mail to  {', '.join(self._running.smtp)} (SMTP)",
+            *self._tls_lines(),
             f"  look at       {self._running.http or 'nothing: enableHealthCheck is false'}",
             "  mail goes to  " + (upstream or "nobody: it is captured (forwardSMTP is false)"),
             f"  data          {self._folder.path}",
             f"  log           {self._folder.log_file}",
         )
+
+    def _tls_lines(self) -> list[str]:
+        certificate = self._prepared.certificate
+        if certificate is None:
+            return []
+        ends = f"until {certificate.ends_at:%Y-%m-%d}"
+        origin = "self-signed, " if self._config.tls.self_signed else ""
+        lines = [f"  certificate   {origin}{ends}, SHA-256 {certificate.fingerprint}"]
+        if self._running.smtps:
+            lines.insert(0, f"  or to         {', '.join(self._running.smtps)} (SMTP in TLS)")
+        return lines
 
 
 async def _wait_info(port: int) -> None:
@@ -395,13 +455,48 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _stop_on_signals(stop: StopRequest) -> None:
+def _take_signals(stop: StopRequest, reload: Callable[[], None]) -> None:
+    """SIGTERM and SIGINT stop; SIGHUP reloads, but a terminal that is closed stops too."""
     loop = asyncio.get_running_loop()
-    numbers = [signal.SIGTERM, signal.SIGINT]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup's wish
-        numbers.append(signal.SIGHUP)
-    for number in numbers:
+    for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # nohup's wish
+    had_terminal = _has_terminal()
+
+    def hang_up() -> None:
+        if had_terminal and not _has_terminal():
+            if not ignored:
+                stop()
+        else:
+            reload()
+
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return path.absolute() if path is not None else None
+
+
+def _stop_seconds(name: str, config: RelayConfig) -> float:
+    return STOP_SECONDS[name] + (config.processing_timeout if name == "sender" else 0)
+
+
+def _upstream(config: RelayConfig) -> str | None:
+    return f"{config.forward_host}:{config.forward_port}" if config.forward_smtp else None
+
+
+def _http_address(sockets: list[socket.socket]) -> str:
+    """Return where this machine's own clients get an answer: loopback, when it is among them."""
+    addresses = shown(sockets)
+    return next((each for each in addresses if each.startswith("127.")), addresses[0])
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ class RunFile(msgspec.Struct, forbid_unknown_fields=False):
     upstream: str | None  # host:port; null: mail is captured
     probes: dict[str, str] = {}
     pids: dict[str, int] = {}
+    smtps: list[str] = []  # as `smtp`, with TLS from the first octet
     is_ready: bool = False  # whether everything had been ready once
 
 

@@ -21,10 +21,10 @@ from mailrelay.config.model import RelayConfig
 from mailrelay.mail.address import AddressError, parse_path
 from mailrelay.mail.disposition import Disposition
 from mailrelay.runtime.lifecycle import EXIT_FAILED, EXIT_OK
+from mailrelay_cli.checked_config import checked_config
 from mailrelay_cli.console import complain, say
 from mailrelay_cli.data_folder import DataFolder
 from mailrelay_cli.errors import BadInputError
-from mailrelay_cli.run import checked_config
 from mailrelay_cli.run_file import RunFile, read_run_file
 
 _DEFAULT_SENDER = "mailrelay-test@example.com"

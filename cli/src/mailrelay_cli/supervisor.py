@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +248,20 @@ class Supervisor:
             for name, child in self._children.items()
             if child.process is not None
         }
+
+    def signal_ready(self, names: Sequence[str], number: int) -> None:
+        """Send a signal to those that are ready: before that it could find no handler."""
+        for name in names:
+            child = self._children.get(name)
+            process = child.process if child is not None else None
+            if process is not None and process.told_ready.done():
+                process.send_signal(number)
+
+    def set_stop_seconds(self, name: str, seconds: float) -> None:
+        """Give a process another limit on its stop."""
+        child = self._children.get(name)
+        if child is not None:
+            child.spec = replace(child.spec, stop_seconds=seconds)
 
     async def run(
         self,

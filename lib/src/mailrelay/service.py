@@ -6,12 +6,21 @@ Set by the supervisor on one machine and by the pod's manifest in a cluster; nob
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
+from mailrelay.config.live import LiveConfig
 from mailrelay.config.load import ConfigError, load_config
 from mailrelay.config.model import RelayConfig
 from mailrelay.queue.connection import ConnectionSettings
+from mailrelay.runtime.logging import Logger
+
+# The command line's `key=value`, as a JSON list: they go before the environment here too.
+OVERRIDES = "MAILRELAY_SET"
+
+TLS_MARK = "tls:"  # in MAILRELAY_LISTEN_FDS: `5,6,tls:7`
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +36,24 @@ class ServiceSettings:
     probe_address: str  # host:port for /metrics and probes; empty: none
     log_format: str
     smtp_address: tuple[str, int]  # where clients reach the ingress
+    listen_tls_fds: tuple[int, ...] = ()  # as `listen_fds`, for TLS from the first octet
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def live_config(self, log: Logger, *, tells_restarts: bool = False) -> LiveConfig:
+        """Return the configuration in force, which follows the file."""
+        return LiveConfig(
+            self.config,
+            lambda: service_config(self.environ),
+            file=self.config_file,
+            log=log,
+            tells_restarts=tells_restarts,
+        )
 
 
 def service_settings(role: str, environ: Mapping[str, str]) -> ServiceSettings:
     """Read a service's settings. Raises ConfigError."""
     file = environ.get("MAILRELAY_CONFIG")
-    config = load_config(Path(file) if file else None, environ)
+    config = service_config(environ)
     url = environ.get("MAILRELAY_NATS_URL")
     if not url:
         raise ConfigError(["MAILRELAY_NATS_URL must say where NATS is"])
@@ -44,11 +65,25 @@ def service_settings(role: str, environ: Mapping[str, str]) -> ServiceSettings:
         config=config,
         data_dir=Path(environ.get("MAILRELAY_DATA_DIR", "data")),
         queue=ConnectionSettings(url, role, Path(seed) if seed else None, config.queue.prefix),
-        listen_fds=tuple(int(fd) for fd in fds.split(",") if fd),
+        listen_fds=tuple(int(fd) for fd in fds.split(",") if fd and not fd.startswith(TLS_MARK)),
+        listen_tls_fds=tuple(
+            int(fd.removeprefix(TLS_MARK)) for fd in fds.split(",") if fd.startswith(TLS_MARK)
+        ),
         probe_address=environ.get("MAILRELAY_PROBE_ADDRESS", ""),
         log_format=environ.get("MAILRELAY_LOG_FORMAT", "json"),
         smtp_address=(_reachable(config.smtp_host), config.smtp_port),
+        environ=environ,
     )
+
+
+def service_config(environ: Mapping[str, str]) -> RelayConfig:
+    """Read the relay's configuration as a service is told it. Raises ConfigError."""
+    file = environ.get("MAILRELAY_CONFIG")
+    try:
+        overrides = msgspec.json.decode(environ.get(OVERRIDES, "[]"), type=list[str])
+    except msgspec.MsgspecError as error:
+        raise ConfigError([f"{OVERRIDES} must be a JSON list of key=value: {error}"]) from error
+    return load_config(Path(file) if file else None, environ, overrides)
 
 
 def _reachable(host: str) -> str:

@@ -10,10 +10,10 @@ import sys
 
 if any(word.startswith("mailrelay_sender") for word in sys.orig_argv):
     from mailrelay.mail.reply import Reply
-    from mailrelay_sender import work
+    from mailrelay_sender import suspicion
     from mailrelay_sender.connection import HopConnection
 
-    work.SUSPICIOUS_DELIVERIES = 3  # type: ignore[attr-defined]  # 10 deaths take a minute
+    suspicion.SUSPICIOUS_DELIVERIES = 3  # 10 deaths take a minute
 
     _command = HopConnection.command
 

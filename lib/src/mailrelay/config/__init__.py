@@ -2,5 +2,10 @@
 
 1. `model` has every option with its default, range and meaning.
 2. `text` reads `config.json`, comments included.
-3. `load` puts defaults, file and environment together, and says what is wrong in one line each.
+3. `load` puts defaults, file, environment and command line together, and says what is wrong in one
+   line each; `words` says what an option may be.
+4. `networks` reads networks, and tells whether an address is in one; `users` reads and writes the
+   file of users, `token` reads that of the token, `tls` is TLS to the upstream; `files` says what
+   is wrong with the files that a configuration names.
+5. `live` takes a changed configuration over while the process runs.
 """

@@ -1,7 +1,7 @@
-"""Put a configuration together: environment over file over default.
+"""Put a configuration together: command line over environment over file over default.
 
-Every fault is one line that names the key, what is wrong with its value, and where it came from.
-Values of secrets are never repeated.
+Every fault is one line: source, key, what is allowed, what was found. Values of secrets are never
+repeated.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_origin
@@ -19,8 +19,11 @@ from pydantic.fields import FieldInfo
 
 from mailrelay.config.model import DEVELOPMENT_DEFAULTS, RelayConfig
 from mailrelay.config.text import ConfigTextError, parse_config_text
+from mailrelay.config.words import allowed, item_type, shown
 
-_SHOWN = 60  # characters of a wrong value that are repeated
+COMMAND_LINE = "command line"
+DEFAULT = "default"
+DEVELOPMENT = "development defaults"
 
 
 class ConfigError(ValueError):
@@ -49,6 +52,29 @@ class Option:
         """Whether the value must not be shown."""
         return self.field.annotation is SecretStr
 
+    @property
+    def is_reloadable(self) -> bool:
+        """Whether a change is taken over without a restart."""
+        extra = self.field.json_schema_extra
+        return isinstance(extra, dict) and extra.get("reloadable") is True
+
+    def value_in(self, config: RelayConfig) -> Any:  # noqa: ANN401 — any option's
+        """Return the option's value in a configuration."""
+        node: BaseModel = config
+        for key in self.path:
+            fields = type(node).model_fields
+            name = next(name for name, field in fields.items() if field.alias == key)
+            node = getattr(node, name)
+        return node
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and where each option's value came from."""
+
+    config: RelayConfig
+    sources: Mapping[str, str]  # by key: COMMAND_LINE, a variable, the file, DEVELOPMENT, DEFAULT
+
 
 def options(model: type[BaseModel] = RelayConfig, above: tuple[str, ...] = ()) -> Iterator[Option]:
     """Yield every option of a model, in the model's order."""
@@ -62,42 +88,59 @@ def options(model: type[BaseModel] = RelayConfig, above: tuple[str, ...] = ()) -
             yield Option(path, "_".join(_screaming_snake(key) for key in path), field)
 
 
-def load_config(path: Path | None, environ: Mapping[str, str]) -> RelayConfig:
+def load_config(
+    path: Path | None, environ: Mapping[str, str], overrides: Sequence[str] = ()
+) -> RelayConfig:
     """Read a relay's configuration; without a file the development defaults hold.
 
-    Raises ConfigError.
+    `overrides` are `key=value` of the command line. Raises ConfigError.
     """
-    where = str(path) if path is not None else "development defaults"
+    return load_with_sources(path, environ, overrides).config
+
+
+def load_with_sources(
+    path: Path | None, environ: Mapping[str, str], overrides: Sequence[str] = ()
+) -> Loaded:
+    """Read a configuration and say of each value where it came from. Raises ConfigError."""
+    where = str(path) if path is not None else DEVELOPMENT
     if path is None:
         merged: dict[str, Any] = copy.deepcopy(DEVELOPMENT_DEFAULTS)
         faults = []
     else:
         merged = _read_file(path)
         faults = [f"{where}: {fault}" for fault in _take_out_wrong_types(merged)]
-    variables = {}
-    for option in options():
-        text = environ.get(option.variable)
-        if text is None:
-            continue
+    sources = {option.key: where for option in options() if _get(merged, option.path)[0]}
+    texts = [
+        (option, option.variable, environ[option.variable])
+        for option in options()
+        if option.variable in environ
+    ]
+    for override in overrides:
+        found = _override(override)
+        if isinstance(found, Option):
+            texts.append((found, COMMAND_LINE, override.partition("=")[2]))
+        else:
+            faults.append(f"{COMMAND_LINE}: {found}")
+    for option, source, text in texts:
         try:
-            value = TypeAdapter[Any](_type(option)).validate_strings(text)
-        except ValidationError as error:
-            faults.append(f"{option.variable}: {_words(error.errors()[0], option)}")
+            value = _value_of_text(option, text)
+        except ValidationError:
+            faults.append(f"{source}: {_words(option, text)}")
             continue
-        variables[option.path] = option.variable
+        sources[option.key] = source
         _put(merged, option.path, value)
     try:
         config = RelayConfig.model_validate(merged)
     except ValidationError as error:
         faults += [
-            _fault(details, where, variables)
+            _fault(details, where, sources)
             for details in error.errors()
             # With values taken out, what contradicts what is anybody's guess.
             if not faults or details["type"] != "value_error"
         ]
     if faults:
         raise ConfigError(faults)
-    return config
+    return Loaded(config, {option.key: sources.get(option.key, DEFAULT) for option in options()})
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -121,23 +164,40 @@ def _take_out_wrong_types(found: dict[str, Any]) -> list[str]:
     for section in dict.fromkeys(option.path[0] for option in options() if option.path[1:]):
         if not isinstance(found.get(section, {}), dict):
             value = found.pop(section)
-            faults.append(f"{section}: must be an object, is {_json_words(value)}")
+            faults.append(f"{section}: must be an object, is {shown(value)}")
     for option in options():
         present, value = _get(found, option.path)
         if present and not _has_type(option, value):
-            faults.append(f"{option.key}: must be {_type_words(option)}, is {_json_words(value)}")
+            faults.append(_words(option, value))
             _take_out(found, option.path)
     return faults
 
 
-def _type(option: Option) -> Any:  # noqa: ANN401 — a type form, which has no type of its own
-    """Return what the option's value must be, with its range."""
+def _override(text: str) -> Option | str:
+    """Return the option that a `key=value` of the command line means, or what is wrong with it."""
+    key, has_value, _ = text.partition("=")
+    option = next((option for option in options() if option.key == key), None)
+    if not has_value:
+        return f"--set {key}: must be key=value"
+    if option is None:
+        return f"unknown key {key}{_hint(key)}"
+    if option.is_secret:
+        # Every user of the machine can read another process's arguments.
+        return (
+            f"{key}: a secret does not belong on a command line; set it in the file or by "
+            f"{option.variable}"
+        )
+    return option
+
+
+def _value_of_text(option: Option, text: str) -> Any:  # noqa: ANN401 — any option's
+    """Read a value written as plain text; a list has commas. Raises ValidationError."""
     constraints = tuple(option.field.metadata)
-    return (
-        Annotated[(option.field.annotation, *constraints)]
-        if constraints
-        else (option.field.annotation)
-    )
+    kind: Any = option.field.annotation
+    adapter = TypeAdapter[Any](Annotated[(kind, *constraints)] if constraints else kind)
+    if item_type(option.field) is None:
+        return adapter.validate_strings(text)
+    return adapter.validate_python([part for part in re.split(r"[,\s]+", text) if part])
 
 
 def _has_type(option: Option, value: object) -> bool:
@@ -148,49 +208,47 @@ def _has_type(option: Option, value: object) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if wanted is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
+    if item_type(option.field) is not None:
+        return isinstance(value, list) and all(isinstance(part, str) for part in value)
     return isinstance(value, str) or (value is None and option.field.default is None)
 
 
-def _type_words(option: Option) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number"}
-    return names.get(option.field.annotation, "a string")  # type: ignore[arg-type]
-
-
-def _json_words(value: object) -> str:
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "a list"
-    if isinstance(value, str):
-        return "a string"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "null" if value is None else "a number"
-
-
-def _fault(details: Mapping[str, Any], where: str, variables: Mapping[tuple[str, ...], str]) -> str:
-    path = tuple(str(part) for part in details["loc"])
-    source = variables.get(path, where)
+def _fault(details: Mapping[str, Any], where: str, sources: Mapping[str, str]) -> str:
+    path = tuple(part for part in details["loc"] if isinstance(part, str))
+    key = ".".join(path)
     if details["type"] == "extra_forbidden":
-        known = {option.key.lower(): option.key for option in options()}
-        close = difflib.get_close_matches(".".join(path).lower(), known, 1)
-        hint = f"; did you mean {known[close[0]]}?" if close else ""
-        return f"{source}: unknown key {'.'.join(path)}{hint}"
-    prefix = f"{'.'.join(path)}: " if path else ""
+        return f"{sources.get(key, where)}: unknown key {key}{_hint(key)}"
     found = next((option for option in options() if option.path == path), None)
-    return f"{source}: {prefix}{_words(details, found)}"
-
-
-def _words(details: Mapping[str, Any], option: Option | None) -> str:
-    """Say what is allowed, and what was found unless that is a secret."""
+    if found is not None and details["type"] != "value_error":  # that has words of its own
+        return f"{sources.get(key, where)}: {_words(found, details['input'])}"
     words = str(details["msg"]).removeprefix("Value error, ")
-    words = words.replace("Input should", "must", 1).partition(", unable to")[0]
-    value = details.get("input")
-    if option is None or option.is_secret or not isinstance(value, str | int | float):
-        return words
-    return (
-        f"{words}, is {str(value)[:_SHOWN]!r}"
-        if isinstance(value, str)
-        else (f"{words}, is {value}")
-    )
+    prefix = f"{key}: " if key else ""
+    return f"{where}: {prefix}{words}{_origins(words, path, sources, where)}"
+
+
+def _origins(words: str, section: tuple[str, ...], sources: Mapping[str, str], where: str) -> str:
+    """Say where the values that contradict each other came from, unless all came from `where`."""
+    concerned = {
+        option.key: sources.get(option.key, DEFAULT)
+        for option in options()
+        if re.search(rf"(?<![\w.]){re.escape(option.key)}(?!\w)", words)
+        or (section and option.path[:-1] == section and option.path[-1] in words)
+    }
+    if not any(source not in {where, DEFAULT} for source in concerned.values()):
+        return ""
+    return f" ({', '.join(f'{key}: {source}' for key, source in concerned.items())})"
+
+
+def _hint(key: str) -> str:
+    known = {option.key.lower(): option.key for option in options()}
+    close = difflib.get_close_matches(key.lower(), known, 1)
+    return f"; did you mean {known[close[0]]}?" if close else ""
+
+
+def _words(option: Option, value: object) -> str:
+    """Say of an option what is allowed and what was found."""
+    found = shown(value, secret=option.is_secret)
+    return f"{option.key}: must be {allowed(option.field)}, is {found}"
 
 
 def _get(tree: dict[str, Any], path: tuple[str, ...]) -> tuple[bool, Any]:

@@ -18,6 +18,7 @@ class Disposition(Enum):
     SUPPRESSED = "suppressed"
     HELD = "held"
     CAPTURED = "captured"
+    NOT_TRIED = "not_tried"  # another recipient of its message failed, and `continueOnError` is off
 
     @property
     def is_final(self) -> bool:
@@ -31,7 +32,7 @@ class Disposition(Enum):
 
 
 _OPEN = frozenset({Disposition.DEFERRED, Disposition.HELD})
-_FAILURES = frozenset({Disposition.BOUNCED, Disposition.EXPIRED})
+_FAILURES = frozenset({Disposition.BOUNCED, Disposition.EXPIRED, Disposition.NOT_TRIED})
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,15 @@ class Accepted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Discarded(Event):
+    """A failed record is gone without having been delivered: by hand, or past a limit."""
+
+    recipient: int  # the recipient's number in its submission
+    address: str
+    reason: str  # byHand, maxAge, maxRecords, maxBytes; droppedByStream: nobody removed it
+
+
+@dataclass(frozen=True, slots=True)
 class Attempted(Event):
     """One job had one attempt. `addresses` go with `outcomes`, one for one."""
 

@@ -20,6 +20,14 @@ def new_queue_id(now_seconds: float, entropy: int) -> QueueId:
     )
 
 
+def accepted_seconds(queue_id: QueueId) -> float:
+    """Return the time that a queue id was made with, to the millisecond."""
+    milliseconds = 0
+    for digit in queue_id[:_TIME_DIGITS]:
+        milliseconds = milliseconds << 5 | _ALPHABET.index(digit)
+    return milliseconds / 1000
+
+
 def is_queue_id(text: str) -> bool:
     """Tell whether `text` could have come from `new_queue_id` (and so is safe in a subject)."""
     return _PATTERN.fullmatch(text) is not None

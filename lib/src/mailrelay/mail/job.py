@@ -57,6 +57,15 @@ class Body:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """Somebody let captured recipients go. The record that was captured stays where it is."""
+
+    id: str  # tells one release of the same recipients from another, also in message ids
+    at: float  # the retry schedule's age counts from here: the mail may be old
+    next_hop: str = ""  # `host:port` named by hand; empty: the relay's own route
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """See the module. Times are seconds since the epoch."""
 
@@ -78,6 +87,7 @@ class Job:
     hop: int = 0  # lane moves since this attempt became due
     due: float = 0.0
     resend_of: int = 0  # sequence of the failed record that this job resends; 0: no resend
+    release: Release | None = None  # set when the job was captured and let go
 
     @property
     def name(self) -> str:
@@ -103,12 +113,22 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class ResendMark:
+    """Names the one record in a lane that may resend a failed record (queue rule 8)."""
+
+    stream: str
+    sequence: int
+    stored_at: float  # a stream that was made anew gives its numbers again
+
+
+@dataclass(frozen=True, slots=True)
 class FailedRecord:
     """One recipient that could not be delivered: everything a person or a resend needs."""
 
     job: Job  # with exactly this one recipient, its history complete
-    disposition: Disposition  # BOUNCED or EXPIRED
+    disposition: Disposition  # BOUNCED, EXPIRED or NOT_TRIED
     failed_at: float
+    resending: ResendMark | None = None  # set while a sender has claimed its resend
 
     @property
     def recipient(self) -> Recipient:

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import Body, Job
 from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.epoch import Epoch
 from mailrelay.queue.errors import QueueError, QueueRefusedError, QueueUnavailableError
 from mailrelay.queue.leader import stream_info
 from mailrelay.queue.publish import DEADLINE_SECONDS, Publisher, Record
+from mailrelay.runtime.steps import passed
 
 CHUNK_BYTES = 512 * 1024  # measured: 7.5 MB in 12 ms with four in flight
 MAX_INLINE_BYTES = 1024 * 1024  # larger content always lives in the body stream
 # Content above this goes to the body stream the first time it would be written twice.
 MAX_COPIED_BYTES = 64 * 1024
+# Until a record names them, chunks are kept by their age alone: half of what the monitor gives them
+# (UNSPOKEN_AGE_SECONDS there).
+MAX_UNNAMED_SECONDS = 30 * 60
 _NOT_FOUND = 10037
 
 
@@ -34,6 +41,18 @@ def body_token(job: Job) -> QueueId | None:
     return job.submission if job.body or len(job.content) > MAX_COPIED_BYTES else None
 
 
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """When a body's chunks began to be written, and to which life of the stream."""
+
+    epoch: str
+    at: float  # seconds since the epoch, by the wall: a machine may sleep meanwhile
+
+
+class BodyLostError(QueueUnavailableError):
+    """Chunks that were written and that no record names yet may be gone: write them anew."""
+
+
 class BodyUnreadableError(QueueError):
     """A chunk is missing or not what was written. For a sender that is a temporary failure."""
 
@@ -41,10 +60,31 @@ class BodyUnreadableError(QueueError):
 class BodyStore:
     """Writes and reads bodies over one connection."""
 
-    def __init__(self, connection: QueueConnection, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        connection: QueueConnection,
+        publisher: Publisher,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._connection = connection
         self._publisher = publisher
         self._names = connection.names
+        self._clock = clock
+        self._epoch = Epoch.of_stream(connection, connection.names.body_stream)
+
+    async def begin(self) -> Writing:
+        """Note that chunks are about to be written. Raises QueueError."""
+        return Writing(await self._epoch.current(), self._clock())
+
+    async def check(self, writing: Writing) -> None:
+        """Look whether a record may name chunks that were written.
+
+        Raises BodyLostError when they may be gone, QueueError when that cannot be told.
+        """
+        if await self._epoch.current() != writing.epoch:
+            raise BodyLostError("the queue lost its data since the content was stored")
+        if self._clock() - writing.at >= MAX_UNNAMED_SECONDS:
+            raise BodyLostError("the content was stored too long ago")
 
     async def store_chunk(
         self,
@@ -57,6 +97,7 @@ class BodyStore:
         """Write one chunk. Raises as Publisher.store does."""
         record = Record(self._names.body_subject(submission, chunk), payload, "")
         await self._publisher.store(record, deadline_seconds=deadline_seconds)
+        passed("body.chunk_stored")
 
     async def store_content(self, submission: QueueId, content: bytes) -> Body:
         """Write content that is in memory already. Raises as Publisher.store does."""
@@ -104,7 +145,9 @@ class BodyStore:
         """
         stream = self._names.body_stream
         state = (await stream_info(self._connection, stream))["state"]
-        if await self.is_in_use(submission):
+        in_use = await self.is_in_use(submission)
+        passed("body.asked")
+        if in_use:
             return False
         await self._connection.api(
             f"STREAM.PURGE.{stream}",
@@ -113,6 +156,7 @@ class BodyStore:
                 "seq": int(state["last_seq"]) + 1,
             },
         )
+        passed("body.purged")
         return True
 
     async def _any_failed(self, submission: QueueId) -> bool:

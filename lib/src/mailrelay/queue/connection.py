@@ -93,11 +93,13 @@ class QueueConnection:
         *,
         headers: dict[str, str] | None = None,
         timeout_seconds: float = API_TIMEOUT_SECONDS,
+        on_sent: Callable[[], None] | None = None,
     ) -> Msg:
         """Ask and return the answer. Raises QueueUnavailableError, QueueError.
 
         A request that is under way when the connection breaks fails at once: it would only time
-        out, and whoever repeats it can do so as soon as the connection is back.
+        out, and whoever repeats it can do so as soon as the connection is back. `on_sent` is
+        called between asking and waiting.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Msg] = loop.create_future()
@@ -108,6 +110,8 @@ class QueueConnection:
             await self.publish_nowait(
                 subject, payload, reply=f"{self._inbox}.{token}", headers=headers
             )
+            if on_sent is not None:
+                on_sent()
             message = await answer
         finally:
             timer.cancel()

@@ -18,7 +18,13 @@ from nats.aio.subscription import Subscription
 
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.epoch import Epoch
-from mailrelay.queue.errors import ClaimVoidError, QueueError, QueueUnavailableError
+from mailrelay.queue.errors import (
+    ClaimVoidError,
+    QueueError,
+    QueueRefusedError,
+    QueueUnavailableError,
+)
+from mailrelay.runtime.steps import passed
 
 HOLDS_PER_ACK_WAIT = 3  # two may be lost before another process gets the record
 _EXPIRES_SECONDS = 10.0
@@ -27,6 +33,7 @@ _SILENCE_SECONDS = 2.2 * _HEARTBEAT_SECONDS
 _RETRY_SECONDS = 0.25
 _ACK_TIMEOUT_SECONDS = 2.0
 _HEARTBEAT = "100"
+_NOT_FOUND = 10037
 
 
 class Claim:
@@ -36,9 +43,12 @@ class Claim:
     """
 
     __slots__ = (
+        "_ack_wait_seconds",
         "_connection",
         "_created",
         "_epoch",
+        "_generation",
+        "_held_at",
         "_reply",
         "consumer",
         "delivered",
@@ -46,17 +56,27 @@ class Claim:
         "sequence",
         "stored_at",
         "stream",
+        "subject",
     )
 
     def __init__(
-        self, connection: QueueConnection, message: Msg, epoch: Epoch, created: str
+        self,
+        connection: QueueConnection,
+        message: Msg,
+        epoch: Epoch,
+        created: str,
+        ack_wait_seconds: float,
     ) -> None:
         metadata = message.metadata
         self._connection = connection
         self._epoch = epoch
         self._created = created
+        self._ack_wait_seconds = ack_wait_seconds
+        self._generation = connection.generation
+        self._held_at = asyncio.get_running_loop().time()
         self._reply = message.reply
         self.payload = message.data
+        self.subject: str = message.subject
         self.stream: str = metadata.stream
         self.consumer: str = metadata.consumer
         self.sequence: int = metadata.sequence.stream
@@ -68,10 +88,35 @@ class Claim:
         """What names the record for as long as its stream lives."""
         return self.stream, self.sequence
 
+    @property
+    def is_surely_ours(self) -> bool:
+        """Whether nobody else can have been given the record meanwhile.
+
+        It may have been when it was not held for `ack_wait` (this process was stopped), or when the
+        connection broke: a killed server may have forgotten that it gave it to us.
+        """
+        age = asyncio.get_running_loop().time() - self._held_at
+        return self._generation == self._connection.generation and age < self._ack_wait_seconds
+
+    async def is_still_there(self) -> bool:
+        """Tell whether the record is still in its stream, asked of the stream's leader.
+
+        Raises ClaimVoidError, QueueError.
+        """
+        await self._check()
+        try:
+            await self._connection.api(f"STREAM.MSG.GET.{self.stream}", {"seq": self.sequence})
+        except QueueRefusedError as error:
+            if error.err_code == _NOT_FOUND:
+                return False
+            raise
+        return True
+
     async def hold(self) -> None:
         """Keep the claim for another `ack_wait`. Raises QueueError."""
         await self._check()
         await self._connection.publish_nowait(self._reply, b"+WPI")
+        self._held_at = asyncio.get_running_loop().time()
 
     async def ack(self) -> None:
         """Remove the record; returns once the server has confirmed it.
@@ -79,21 +124,28 @@ class Claim:
         Raises QueueUnavailableError with the outcome unknown; acking again is harmless.
         """
         await self._check()
-        await self._connection.request(self._reply, b"+ACK", timeout_seconds=_ACK_TIMEOUT_SECONDS)
+        await self._connection.request(
+            self._reply, b"+ACK", timeout_seconds=_ACK_TIMEOUT_SECONDS, on_sent=_ack_sent
+        )
 
     async def give_back(self, delay_seconds: float = 0.0) -> None:
         """Have the record delivered again, after a delay. Raises QueueError."""
         await self._check()
         if delay_seconds <= 0:
-            await self._connection.publish_nowait(self._reply, b"-NAK")
-            return
-        delay = msgspec.json.encode({"delay": int(delay_seconds * 1e9)})
-        await self._connection.publish_nowait(self._reply, b"-NAK " + delay)
+            order = b"-NAK"
+        else:
+            order = b"-NAK " + msgspec.json.encode({"delay": int(delay_seconds * 1e9)})
+        await self._connection.publish_nowait(self._reply, order)
+        passed("claim.given_back_sent")
 
     async def _check(self) -> None:
         if await self._epoch.current() != self._created:
             msg = f"{self.stream} was made anew since its record {self.sequence} was claimed"
             raise ClaimVoidError(msg)
+
+
+def _ack_sent() -> None:
+    passed("claim.ack_sent")
 
 
 class PullLoop:
@@ -107,13 +159,15 @@ class PullLoop:
         *,
         room: Callable[[], int],
         take: Callable[[Claim], Awaitable[None]],
+        ack_wait_seconds: float = 30.0,
     ) -> None:
         """`room` says how many more records may come now; `take` gets each of them."""
         self._connection = connection
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        self._epoch = Epoch(connection, stream, consumer)
+        self._epoch = Epoch.of_consumer(connection, stream, consumer)
         self._created = ""  # of the consumer that the subscription is for
         self._inbox = ""
+        self._ack_wait_seconds = ack_wait_seconds
         self._room = room
         self._take = take
         self._wake = asyncio.Event()
@@ -213,7 +267,9 @@ class PullLoop:
         if message.reply:  # a record: it comes under its own subject, its reply is how to ack it
             self._heard_at = asyncio.get_running_loop().time()
             self._open = max(0, self._open - 1)
-            await self._take(Claim(self._connection, message, self._epoch, created))
+            await self._take(
+                Claim(self._connection, message, self._epoch, created, self._ack_wait_seconds)
+            )
         elif message.subject.rpartition(".")[2] == self._token:  # else of a pull given up before
             self._heard_at = asyncio.get_running_loop().time()
             self._hear_status((message.headers or {}).get("Status", ""))

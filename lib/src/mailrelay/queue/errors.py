@@ -5,7 +5,8 @@ QueueError
 ├── ClaimVoidError          the server lost the record that was claimed
 └── QueueRefusedError       the server answered no: nothing was stored
     ├── QueueFullError          a limit on messages or bytes is reached
-    └── RecordTooLargeError     one record is larger than the server takes
+    ├── RecordTooLargeError     one record is larger than the server takes
+    └── QueueMovedOnError       another record is the subject's last by now
 StreamMismatchError         a stream is not what this version needs (admin only)
 """
 
@@ -44,6 +45,10 @@ class RecordTooLargeError(QueueRefusedError):
     """One record is larger than the server takes."""
 
 
+class QueueMovedOnError(QueueRefusedError):
+    """A compare-and-set lost: another record is the last one of its subject."""
+
+
 class StreamMismatchError(Exception):
     """The server made something else of a stream than was asked; older servers ignore fields."""
 
@@ -51,6 +56,7 @@ class StreamMismatchError(Exception):
 # Measured on nats-server 2.15.1: full by count or bytes, store full, account resources used up.
 _FULL = frozenset({10077, 10023, 10002, 10028, 10047})
 _TOO_LARGE = frozenset({10054})
+_MOVED_ON = frozenset({10071, 10164})
 
 
 # What passes by itself: JetStream is starting up, has no leader, or is catching up (in a cluster
@@ -68,4 +74,6 @@ def refusal(code: int, err_code: int, description: str) -> QueueError:
         return QueueFullError(code, err_code, description)
     if err_code in _TOO_LARGE:
         return RecordTooLargeError(code, err_code, description)
+    if err_code in _MOVED_ON:
+        return QueueMovedOnError(code, err_code, description)
     return QueueRefusedError(code, err_code, description)

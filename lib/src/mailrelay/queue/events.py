@@ -14,8 +14,8 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 from nats.aio.msg import Msg
@@ -25,7 +25,8 @@ from mailrelay.mail.event import Accepted, Attempted, Event
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError, QueueUnavailableError
 from mailrelay.queue.publish import Publisher, Record
-from mailrelay.queue.wire import RecordError, decode_events, encode_events
+from mailrelay.queue.wire import KnownEvent, RecordError, decode_events, encode_events
+from mailrelay.runtime.steps import passed
 
 events_dropped = Counter("mailrelay_events_dropped_total", "Events that could not be told.")
 
@@ -105,6 +106,7 @@ class EventWriter:
             )
             try:
                 await self._publisher.store(record)
+                passed("event.stored")
             except QueueUnavailableError:
                 self._waiting.extendleft(reversed(batch))
                 # The same events may go out again in other company: readers take events twice.
@@ -150,7 +152,7 @@ class EventRecord:
 
     sequence: int
     stored_at: float
-    events: list[Accepted | Attempted]
+    events: list[KnownEvent]
     unreadable: str = ""
 
 
@@ -171,7 +173,8 @@ class EventReader:
         records = []
         for message in await self._reader.read(after + 1):
             try:
-                events, fault = decode_events(message.payload), ""
+                events: list[KnownEvent] = decode_events(message.payload)
+                fault = ""
             except RecordError as error:
                 events, fault = [], str(error)
             records.append(EventRecord(message.sequence, message.stored_at, events, fault))
@@ -193,6 +196,7 @@ class StoredMessage:
     sequence: int
     stored_at: float
     payload: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class BatchReader:
@@ -243,12 +247,13 @@ def _stored(message: Msg, headers: dict[str, str]) -> StoredMessage:
     return StoredMessage(
         headers.get("Nats-Subject", ""),
         int(headers.get("Nats-Sequence", "0")),
-        _epoch_seconds(headers.get("Nats-Time-Stamp", "")),
+        epoch_seconds(headers.get("Nats-Time-Stamp", "")),
         message.data,
+        headers,
     )
 
 
-def _epoch_seconds(text: str) -> float:
+def epoch_seconds(text: str) -> float:
     """Read RFC 3339 with up to nine decimals, as the server writes it."""
     from datetime import datetime  # noqa: PLC0415
 

@@ -1,35 +1,80 @@
 """The failed store: what could not be delivered, one record a recipient (queue rule 8).
 
-A record has one place (`….failed.<submission>.<recipient no.>`), so storing it again changes
-nothing. Once its recipient was resent with success a `done` tombstone (an empty record that goes
-after an hour) takes its place, before the resend's own record is acked.
+A record has one place (`….failed.<submission>.<recipient no.>`). It is put there only when nothing
+is there, so storing it again changes nothing, also after the server's duplicate window.
+
+At most one resend of a record is alive. Whoever claims one overwrites the record, by
+compare-and-set on its sequence number, with a copy that names the claimed record in the lane
+(`ResendMark`). It goes on only when that succeeded, or when the last record carries this very mark
+(the same record in the lane came back after a crash). Settling overwrites the copy, by
+compare-and-set again: with the next failure, or with the tombstone (an empty record that goes after
+an hour). Nothing of it has a message id: servers disagree on whether an id or an expected sequence
+is looked at first.
 """
 
 from __future__ import annotations
 
 import base64
+import zlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mailrelay.mail.ids import QueueId
-from mailrelay.mail.job import FailedRecord, Job
+from mailrelay.mail.ids import QueueId, is_queue_id, new_queue_id
+from mailrelay.mail.job import FailedRecord, Job, ResendMark
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.errors import QueueRefusedError
-from mailrelay.queue.events import BatchReader
+from mailrelay.queue.errors import QueueMovedOnError, QueueRefusedError
+from mailrelay.queue.events import BatchReader, StoredMessage, epoch_seconds
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.wire import RecordError, decode_failed, encode_failed
+from mailrelay.runtime.steps import passed
 
 _NOT_FOUND = 10037
 _TOMBSTONE_TTL = "1h"  # longer than any resend of the same record may still be under way
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_SAME_TIME_SECONDS = 0.001  # a float of seconds holds microseconds, the server tells nanoseconds
 _PAGE = 64
+_BEHIND_RECIPIENTS = 1_000_000  # no message has so many
+_SAID = 500  # characters of an error that are kept
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFailure:
-    """A failed record and its place; `record` is None when it cannot be read."""
+    """A record of the stream and its place; `record` is None when it cannot be read."""
+
+    submission: QueueId
+    recipient: int
+    sequence: int
+    size_bytes: int
+    is_done: bool  # a tombstone
+    record: FailedRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadablePlace:
+    """Where a record goes that cannot be read: a place that no recipient has.
+
+    `was` is its subject. `submission` is that of the body that the subject names, so that the body
+    stays; a record that names none gets an id of its own.
+    """
+
+    submission: QueueId
+    number: int
+    was: str
+
+    @classmethod
+    def of(cls, subject: str, sequence: int, stored_at: float) -> UnreadablePlace:
+        """Find the place of a record by where it was."""
+        body = subject.rpartition(".")[2]
+        own = new_queue_id(stored_at, zlib.crc32(subject.encode()) << 32 | sequence)
+        submission = QueueId(body) if is_queue_id(body) else own
+        return cls(submission, _BEHIND_RECIPIENTS + sequence, subject)
+
+
+@dataclass(frozen=True, slots=True)
+class ResendClaim:
+    """The failed record is ours to settle: the copy that carries our mark is `sequence`."""
 
     sequence: int
-    record: FailedRecord | None
 
 
 class FailedStore:
@@ -43,49 +88,192 @@ class FailedStore:
             connection, self._names.failed_stream, f"{self._names.prefix}.failed.>"
         )
 
-    async def store(self, record: FailedRecord, message_id: str) -> None:
-        """Store a failure, idempotently. Raises as Publisher.store does."""
-        subject = self._names.failed_subject(record.job.submission, record.recipient.number)
-        await self._publisher.store(Record(subject, encode_failed(record), message_id))
+    # What a sender does.
+    async def store(self, record: FailedRecord) -> None:
+        """Store a recipient's failure unless its place is taken. Raises as Publisher.store does.
 
-    async def store_done(self, job: Job, message_id: str) -> None:
-        """Put the tombstone in place of a record whose resend succeeded."""
-        subject = self._names.failed_subject(job.submission, job.recipients[0].number)
-        tombstone = Record(subject, b"", message_id, {"Nats-TTL": _TOMBSTONE_TTL})
-        await self._publisher.store(tombstone)
-
-    async def last_sequence(self, submission: QueueId, recipient: int) -> int:
-        """Return the sequence of the recipient's record, 0 when it is gone or done.
-
-        Asked of the stream's leader. Raises QueueError.
+        Taken means that this failure was stored before, or that a resend of it is on its way or
+        done: the repeat of a crashed attempt says nothing new then.
         """
+        await self._replace(record, 0)
+
+    async def store_again(self, record: FailedRecord, claim: ResendClaim) -> None:
+        """Put the failure of a resend in the place of the claimed copy.
+
+        When that is gone, somebody removed it, or this was stored before: nothing is to be done.
+        """
+        await self._replace(record, claim.sequence)
+
+    async def store_unreadable(self, place: UnreadablePlace, payload: bytes, error: str) -> None:
+        """Keep a record of the queue that cannot be read, as it is, with where it was and why.
+
+        Raises as Publisher.store does.
+        """
+        subject = self._names.failed_subject(place.submission, place.number)
+        headers = {_EXPECTED: "0", "Mailrelay-Was": place.was, "Mailrelay-Error": error[:_SAID]}
+        # An empty record would be a tombstone.
+        await self._compare_and_set(Record(subject, payload or b"\0", "", headers))
+
+    async def store_released(self, record: FailedRecord) -> None:
+        """Store the failure of a release, over an older failure of the same recipient.
+
+        A failure whose resend is alive stays: what becomes of that is told in its own time.
+        """
+        while True:
+            last = await self.last(record.job.submission, record.recipient.number)
+            if last is not None and await self._has_live_resend(last):
+                return
+            if await self._replace(record, last.sequence if last is not None else 0):
+                return
+
+    async def store_done(self, job: Job, claim: ResendClaim) -> None:
+        """Put the tombstone in place of a claimed record whose resend succeeded."""
+        subject = self._names.failed_subject(job.submission, job.recipients[0].number)
+        headers = {"Nats-TTL": _TOMBSTONE_TTL, _EXPECTED: str(claim.sequence)}
+        await self._compare_and_set(Record(subject, b"", "", headers))
+
+    async def claim_resend(self, job: Job, mark: ResendMark) -> ResendClaim | None:
+        """Make the resend in `mark` the one that may go on; None when it may not.
+
+        Raises QueueError, RecordError.
+        """
+        recipient = job.recipients[0].number
+        while True:
+            last = await self.last(job.submission, recipient)
+            if last is None or last.is_done:
+                return None
+            if last.record is not None and last.record.resending == mark:
+                return ResendClaim(last.sequence)
+            if last.sequence != job.resend_of or await self._has_live_resend(last):
+                return None
+            if last.record is None:
+                msg = f"the failed record {last.sequence} cannot be read by this version"
+                raise RecordError(msg)
+            # Whatever the outcome, the next look tells it.
+            await self._replace(replace(last.record, resending=mark), last.sequence)
+            passed("resend.claimed")
+
+    # What both ask.
+    async def last(self, submission: QueueId, recipient: int) -> StoredFailure | None:
+        """Return a recipient's last record, asked of the stream's leader. Raises QueueError."""
         subject = self._names.failed_subject(submission, recipient)
+        return await self._get({"last_by_subj": subject})
+
+    async def at(self, sequence: int) -> StoredFailure | None:
+        """Return the record of a sequence number while it is there. Raises QueueError."""
+        return await self._get({"seq": sequence})
+
+    async def is_in_lane(self, mark: ResendMark) -> bool:
+        """Tell whether the record in a lane that `mark` names is still there.
+
+        Once it is gone it never comes back. Raises QueueError.
+        """
+        if mark.stream != self._names.lane_stream:
+            return False
         try:
             answer = await self._connection.api(
-                f"STREAM.MSG.GET.{self._names.failed_stream}", {"last_by_subj": subject}
+                f"STREAM.MSG.GET.{mark.stream}", {"seq": mark.sequence}
             )
         except QueueRefusedError as error:
             if error.err_code == _NOT_FOUND:
-                return 0
+                return False
             raise
-        message = answer["message"]
-        return int(message["seq"]) if base64.b64decode(message.get("data", "")) else 0
+        stored_at = epoch_seconds(answer["message"].get("time", ""))
+        return abs(stored_at - mark.stored_at) < _SAME_TIME_SECONDS
+
+    # What the monitor does.
+    async def read(self, after: int, batch: int = _PAGE) -> list[StoredFailure]:
+        """Return the records that follow sequence `after`, tombstones among them.
+
+        Raises QueueUnavailableError.
+        """
+        return [_failure(message) for message in await self._reader.read(after + 1, batch)]
+
+    async def last_of(self, submission: QueueId) -> FailedRecord | None:
+        """Return the submission's record that was stored last; None when there is none.
+
+        None too when a tombstone is the last or it cannot be read. Raises QueueError.
+        """
+        last = await self._get({"last_by_subj": f"{self._names.prefix}.failed.{submission}.*"})
+        return last.record if last is not None else None
 
     async def walk(self) -> AsyncIterator[StoredFailure]:
         """Yield every failure, oldest first, in pages. Raises QueueUnavailableError."""
         after = 0
-        while True:
-            page = await self._reader.read(after + 1, _PAGE)
-            if not page:
-                return
-            for message in page:
-                after = message.sequence
-                if message.payload:
-                    yield StoredFailure(message.sequence, _readable(message.payload))
+        while page := await self.read(after):
+            for failure in page:
+                after = failure.sequence
+                if not failure.is_done:
+                    yield failure
+
+    async def remove(self, submission: QueueId, recipient: int) -> None:
+        """Remove whatever stands in a recipient's place. Raises QueueError."""
+        subject = self._names.failed_subject(submission, recipient)
+        await self._connection.api(f"STREAM.PURGE.{self._names.failed_stream}", {"filter": subject})
+        passed("failed.removed")
+
+    async def remove_exactly(self, sequence: int) -> bool:
+        """Remove one record; False when it is not there any more. Raises QueueError."""
+        try:
+            await self._connection.api(
+                f"STREAM.MSG.DELETE.{self._names.failed_stream}",
+                {"seq": sequence, "no_erase": True},
+            )
+        except QueueRefusedError as error:
+            if await self.at(sequence) is None:
+                return False
+            raise error  # noqa: TRY201 — not the one that looking may raise
+        passed("failed.removed")
+        return True
+
+    async def _has_live_resend(self, last: StoredFailure) -> bool:
+        mark = last.record.resending if last.record is not None else None
+        return mark is not None and await self.is_in_lane(mark)
+
+    async def _replace(self, record: FailedRecord, sequence: int) -> bool:
+        """Store a record when `sequence` is the last of its subject; 0 means none is there."""
+        subject = self._names.failed_subject(record.job.submission, record.recipient.number)
+        headers = {_EXPECTED: str(sequence)}
+        return await self._compare_and_set(Record(subject, encode_failed(record), "", headers))
+
+    async def _compare_and_set(self, record: Record) -> bool:
+        try:
+            await self._publisher.store(record)
+        except QueueMovedOnError:
+            return False
+        return True
+
+    async def _get(self, which: dict[str, object]) -> StoredFailure | None:
+        try:
+            answer = await self._connection.api(
+                f"STREAM.MSG.GET.{self._names.failed_stream}", which
+            )
+        except QueueRefusedError as error:
+            if error.err_code == _NOT_FOUND:
+                return None
+            raise
+        message = answer["message"]
+        payload = base64.b64decode(message.get("data", ""))
+        return _failure(StoredMessage(message["subject"], int(message["seq"]), 0.0, payload))
 
 
 def _readable(payload: bytes) -> FailedRecord | None:
+    """Return the record, None for a tombstone and for one that cannot be read."""
+    if not payload:
+        return None
     try:
         return decode_failed(payload)
     except RecordError:
         return None
+
+
+def _failure(message: StoredMessage) -> StoredFailure:
+    submission, _, recipient = message.subject.rpartition(".")
+    return StoredFailure(
+        QueueId(submission.rpartition(".")[2]),
+        int(recipient) if recipient.isdigit() else -1,
+        message.sequence,
+        len(message.payload),
+        not message.payload,
+        _readable(message.payload),
+    )

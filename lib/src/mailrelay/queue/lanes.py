@@ -62,10 +62,17 @@ class Move:
 
 
 def decide(lane: Lane, *, stored_at: float, due: float, now: float) -> Try | Wait | Move:
-    """Say what to do with a lane's record. Times are seconds since the epoch."""
+    """Say what to do with a lane's record. Times are seconds since the epoch.
+
+    Whether a record moves is said by where it lies and not by when it is looked at: a sender that
+    died between a move and its ack leaves the record in two places, and the one that is looked at
+    late is known by the move's name only if it is moved as well (queue rule 5).
+    """
+    up_at = stored_at + lane.delay_seconds
+    if lane != NOW and up_at < due <= now:
+        return Move(NOW)
     if due <= now:
         return Try()
-    up_at = stored_at + lane.delay_seconds
     if now < up_at:
         # A record may be due before its lane's delay is over only in the shortest lane.
         return Wait(min(up_at, max(due, now)) - now)

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from mailrelay.mail.ids import QueueId
+from mailrelay.mail.limit import Window
 from mailrelay.queue.lanes import LADDER, Lane
 
 _PREFIX = re.compile(r"[a-z][a-z0-9-]{0,39}")
@@ -62,6 +63,15 @@ class Names:
         """The monitor's totals."""
         return f"{self.prefix}-checkpoint"
 
+    def limit_stream(self, window: Window) -> str:
+        """The counters of the rate limits of one kind of window."""
+        return f"{self.prefix}-limit-{window.value}"
+
+    @property
+    def pace_stream(self) -> str:
+        """How far the jobs of a submission have come."""
+        return f"{self.prefix}-pace"
+
     # Consumers.
     @property
     def in_consumer(self) -> str:
@@ -105,10 +115,27 @@ class Names:
         """Where a role (`ingress`, `sender`, `monitor`) tells its events."""
         return f"{self.prefix}.event.{source}"
 
+    def state_subject(self, role: str) -> str:
+        """Where a role's processes tell what is wrong with them; stored nowhere."""
+        return f"{self.prefix}.state.{role}"
+
     @property
     def checkpoint_subject(self) -> str:
         """The one place of the monitor's totals."""
         return f"{self.prefix}.checkpoint"
+
+    def limit_subject(self, window: Window, number: int) -> str:
+        """What the subjects of one window's counters begin with; each has its key behind it."""
+        return f"{self.prefix}.limit.{window.value}.{number}"
+
+    @property
+    def recall_subject(self) -> str:
+        """Where a process asks the others for unused tokens; no stream keeps it."""
+        return f"{self.prefix}.recall"
+
+    def pace_subject(self, submission: QueueId) -> str:
+        """The one place of what is known of a submission's turns."""
+        return f"{self.prefix}.pace.{submission}"
 
     def records_with_body(self, submission: QueueId) -> tuple[tuple[str, str], ...]:
         """Return (stream, subject filter) of every place that can name a stored body.

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueRefusedError, QueueUnavailableError, refusal
+from mailrelay.runtime.steps import passed
 
 TRY_TIMEOUT_SECONDS = 2.0
 # Longer than a leader election and a server restart, shorter than a client's patience
@@ -43,6 +44,11 @@ class Stored:
 
     sequence: int
     duplicate: bool
+    total: int | None = None  # of a counter, behind an addition
+
+
+# Says by an exception that a record must not be stored (any more).
+Guard = Callable[[], Awaitable[None]]
 
 
 class _AckError(msgspec.Struct):
@@ -54,6 +60,7 @@ class _AckError(msgspec.Struct):
 class _PubAck(msgspec.Struct):
     seq: int = 0
     duplicate: bool = False
+    val: str = ""
     error: _AckError | None = None
 
 
@@ -66,8 +73,14 @@ class Publisher:
     def __init__(self, connection: QueueConnection) -> None:
         self._connection = connection
 
-    async def store(self, record: Record, *, deadline_seconds: float = DEADLINE_SECONDS) -> Stored:
-        """Store one record.
+    async def store(
+        self,
+        record: Record,
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        guard: Guard | None = None,
+    ) -> Stored:
+        """Store one record. What `guard` raises ends it: it is asked before each try.
 
         Raises QueueFullError, RecordTooLargeError, QueueRefusedError (nothing stored), or
         QueueUnavailableError when the deadline passed with the outcome unknown.
@@ -77,21 +90,31 @@ class Publisher:
             headers["Nats-Msg-Id"] = record.message_id
         deadline = _Deadline(deadline_seconds)
         while True:
+            if guard is not None:
+                await guard()
             try:
                 answer = await self._connection.request(
                     record.subject,
                     record.payload,
                     headers=headers or None,
                     timeout_seconds=deadline.try_timeout(),
+                    on_sent=_sent,
                 )
+                passed("publish.answered")
                 return _read_ack(answer.data)
             except QueueUnavailableError:
+                await asyncio.sleep(_PAUSE_SECONDS)
+                # Behind the pause: a process that was stopped in it comes too late for the
+                # server's duplicate window.
                 if deadline.is_over():
                     raise
-                await asyncio.sleep(_PAUSE_SECONDS)
 
     async def store_together(
-        self, records: Sequence[Record], *, deadline_seconds: float = DEADLINE_SECONDS
+        self,
+        records: Sequence[Record],
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        guard: Guard | None = None,
     ) -> None:
         """Store all records or none, as one atomic batch (at most `MAX_BATCH`).
 
@@ -99,18 +122,20 @@ class Publisher:
         when it was stored the first time: that is the success it is taken for.
         """
         if len(records) == 1:
-            await self.store(records[0], deadline_seconds=deadline_seconds)
+            await self.store(records[0], deadline_seconds=deadline_seconds, guard=guard)
             return
         deadline = _Deadline(deadline_seconds)
         repeated = False
         while True:
+            if guard is not None:
+                await guard()
             try:
                 await self._store_batch(records, deadline.try_timeout())
             except QueueUnavailableError:
+                await asyncio.sleep(_PAUSE_SECONDS)
                 if deadline.is_over():
                     raise
                 repeated = True
-                await asyncio.sleep(_PAUSE_SECONDS)
             except QueueRefusedError as error:
                 if repeated and error.err_code == _ALREADY_STORED:
                     return
@@ -133,14 +158,28 @@ class Publisher:
             if number in {1, last}:
                 # The first is answered too, so that a batch that cannot begin fails at once.
                 answer = await self._connection.request(
-                    record.subject, record.payload, headers=headers, timeout_seconds=timeout_seconds
+                    record.subject,
+                    record.payload,
+                    headers=headers,
+                    timeout_seconds=timeout_seconds,
+                    on_sent=_batch_record_sent,
                 )
+                passed("batch.answered")  # begun, or at the last record all stored
                 if number == last or answer.data:
                     _read_ack(answer.data)
             else:
                 await self._connection.publish_nowait(
                     record.subject, record.payload, headers=headers
                 )
+                _batch_record_sent()
+
+
+def _sent() -> None:
+    passed("publish.sent")
+
+
+def _batch_record_sent() -> None:
+    passed("batch.record_sent")
 
 
 class _Deadline:
@@ -156,7 +195,7 @@ class _Deadline:
 
     def is_over(self) -> bool:
         """Whether there is no time for another try."""
-        return self._loop.time() + _PAUSE_SECONDS >= self._ends_at
+        return self._loop.time() >= self._ends_at
 
 
 def _read_ack(payload: bytes) -> Stored:
@@ -168,4 +207,4 @@ def _read_ack(payload: bytes) -> Stored:
         raise QueueUnavailableError(msg) from error
     if ack.error is not None:
         raise refusal(ack.error.code, ack.error.err_code, ack.error.description)
-    return Stored(ack.seq, ack.duplicate)
+    return Stored(ack.seq, ack.duplicate, int(ack.val) if ack.val else None)

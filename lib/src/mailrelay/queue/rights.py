@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from mailrelay.mail.limit import Window
 from mailrelay.queue.names import Names
 
 
@@ -50,12 +51,26 @@ def rights_of(role: Role, names: Names) -> Rights:
         Role.MONITOR: _monitor(names),
         Role.WATCH: (SERVER_HEALTH,),
     }[role]
-    return Rights(publish, (f"{names.inbox_prefix(role.value)}.>",))
+    subscribe = [f"{names.inbox_prefix(role.value)}.>"]
+    if role is Role.INGRESS:
+        subscribe.append(names.recall_subject)
+    if role is Role.MONITOR:
+        subscribe.append(names.state_subject("*"))
+    return Rights(publish, tuple(subscribe))
 
 
 def _ingress(names: Names) -> tuple[str, ...]:
     prefix = names.prefix
-    return (f"{prefix}.in.>", f"{prefix}.body.>", f"{prefix}.event.ingress")
+    return (
+        f"{prefix}.in.>",
+        f"{prefix}.body.>",
+        f"{prefix}.event.ingress",
+        names.state_subject("ingress"),
+        f"{prefix}.limit.>",
+        names.recall_subject,
+        *(f"$JS.API.DIRECT.GET.{names.limit_stream(window)}.>" for window in Window),
+        f"$JS.API.STREAM.INFO.{names.body_stream}",  # whether it is the one that chunks went to
+    )
 
 
 def _sender(names: Names) -> tuple[str, ...]:
@@ -64,14 +79,21 @@ def _sender(names: Names) -> tuple[str, ...]:
     claims += [(names.lane_stream, consumer) for consumer in names.lane_consumers]
     return (
         *(f"{prefix}.{stem}.>" for stem in ("lane", "failed", "capture", "body")),
+        f"{prefix}.pace.*",
         f"{prefix}.event.sender",
+        names.state_subject("sender"),
         *(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}" for stream, consumer in claims),
         *(f"$JS.API.CONSUMER.INFO.{stream}.{consumer}" for stream, consumer in claims),
         *(f"$JS.ACK.{stream}.{consumer}.>" for stream, consumer in claims),
         f"$JS.API.STREAM.INFO.{names.lane_stream}",
+        f"$JS.API.STREAM.INFO.{names.body_stream}",
         f"$JS.API.DIRECT.GET.{names.body_stream}.>",
         f"$JS.API.STREAM.MSG.GET.{names.body_stream}",
         f"$JS.API.STREAM.MSG.GET.{names.failed_stream}",
+        f"$JS.API.STREAM.MSG.GET.{names.pace_stream}",
+        # Which job of a submission is the first that still waits: it may claim all of them anyway.
+        f"$JS.API.STREAM.MSG.GET.{names.in_stream()}",
+        f"$JS.API.STREAM.MSG.GET.{names.lane_stream}",  # whether another resend is alive
     )
 
 
@@ -85,6 +107,8 @@ def _monitor(names: Names) -> tuple[str, ...]:
         names.body_stream,
         names.event_stream,
         names.checkpoint_stream,
+        *(names.limit_stream(window) for window in Window),
+        names.pace_stream,
     )
     return (
         f"{prefix}.lane.now.>",
@@ -94,5 +118,10 @@ def _monitor(names: Names) -> tuple[str, ...]:
         *(f"$JS.API.STREAM.MSG.GET.{stream}" for stream in streams),
         *(f"$JS.API.DIRECT.GET.{stream}" for stream in streams),
         *(f"$JS.API.DIRECT.GET.{stream}.>" for stream in streams),
-        f"$JS.API.STREAM.PURGE.{names.body_stream}",
+        *(
+            f"$JS.API.STREAM.PURGE.{stream}"
+            for stream in (names.body_stream, names.failed_stream, names.capture_stream)
+        ),
+        f"$JS.API.STREAM.MSG.DELETE.{names.failed_stream}",
+        f"$JS.API.STREAM.MSG.DELETE.{names.capture_stream}",
     )

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mailrelay.mail.limit import Window
 from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.counters import KEPT_SECONDS
 from mailrelay.queue.errors import QueueRefusedError, StreamMismatchError
 from mailrelay.queue.lanes import LADDER
 from mailrelay.queue.names import Names
@@ -19,13 +21,29 @@ from mailrelay.queue.publish import DUPLICATE_WINDOW_SECONDS
 _NANOSECONDS = 1_000_000_000
 _STREAM_NOT_FOUND = 10059
 _CONSUMER_NOT_FOUND = 10014
-# At least twice all senders' slots; far below the 50,000 at which held records cost CPU.
-_IN_MAX_ACK_PENDING = 4096
+# At least twice all senders' slots. Jobs that wait for their turn count too (queue rule 11), so all
+# of `queueSize` may wait and hold up nobody, up to where the server's work for them shows: 20,000
+# are 40 messages of 10,000 recipients at 20 a job (docs/decisions/0014 has the measurement).
+_IN_MIN_ACK_PENDING = 4096
+_IN_MAX_ACK_PENDING = 20_000
 _LANE_MAX_ACK_PENDING = 500
 _CHECKPOINT_BYTES = 1024 * 1024
 _EVENT_AGE_SECONDS = 7 * 24 * 3600
+# Some 120 octets a submission of several jobs, and the server's 250 to 400 for its subject.
+_PACE_BYTES = 8 * 1024 * 1024
+_PACE_AGE_SECONDS = 24 * 3600  # without any job of the submission having been tried
 # Of the store; what is left over is for the server's own bookkeeping.
-_SHARES = {"in": 0.20, "lane": 0.25, "failed": 0.10, "capture": 0.10, "body": 0.22, "event": 0.08}
+_SHARES = {
+    "in": 0.20,
+    "lane": 0.25,
+    "failed": 0.10,
+    "capture": 0.10,
+    "body": 0.22,
+    "event": 0.08,
+    # A counter takes some 150 octets: each GB has room for those of 60,000 senders a day.
+    "limit-hour": 0.005,
+    "limit-day": 0.01,
+}
 
 
 REPLICAS = (1, 3, 5)  # an even number costs a copy more and bears no more failures
@@ -93,10 +111,33 @@ def stream_configs(names: Names, limits: QueueLimits) -> list[dict[str, Any]]:
             "max_age": _EVENT_AGE_SECONDS * _NANOSECONDS,
             "discard": "old",
         },
+        # Counters refuse nothing: full, they drop the one that was left alone longest.
+        *(
+            {
+                "name": names.limit_stream(window),
+                "subjects": [f"{prefix}.limit.{window.value}.>"],
+                "max_bytes": share[f"limit-{window.value}"],
+                "max_msgs_per_subject": 1,
+                "max_age": KEPT_SECONDS[window] * _NANOSECONDS,
+                "discard": "old",
+                "allow_msg_counter": True,
+            }
+            for window in Window
+        ),
         {
             "name": names.checkpoint_stream,
             "subjects": [names.checkpoint_subject],
             "max_bytes": _CHECKPOINT_BYTES,
+            "max_msgs_per_subject": 1,
+            "discard": "old",
+        },
+        {
+            # In memory: losing it costs a pause, never mail (queue rule 11).
+            "name": names.pace_stream,
+            "subjects": [f"{prefix}.pace.*"],
+            "storage": "memory",
+            "max_bytes": _PACE_BYTES,
+            "max_age": _PACE_AGE_SECONDS * _NANOSECONDS,
             "max_msgs_per_subject": 1,
             "discard": "old",
         },
@@ -126,7 +167,9 @@ def consumer_configs(names: Names, limits: QueueLimits) -> list[tuple[str, dict[
                 **common,
                 "durable_name": consumer,
                 "filter_subject": subject,
-                "max_ack_pending": _IN_MAX_ACK_PENDING
+                "max_ack_pending": max(
+                    _IN_MIN_ACK_PENDING, min(limits.queue_size, _IN_MAX_ACK_PENDING)
+                )
                 if stream == names.in_stream()
                 else _LANE_MAX_ACK_PENDING,
             },

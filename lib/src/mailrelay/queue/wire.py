@@ -3,6 +3,9 @@
 A record names its fields, so a reader ignores what it does not know; a change that an old reader
 would misread gets a new version number. A job record holds one or more jobs from the first
 version on, so that grouping (queue rule 2) needs no new format.
+
+A record with a release in it has version 2: a reader that knew nothing of releases would send it to
+another next hop than the one it names. Everything else has version 1.
 """
 
 from __future__ import annotations
@@ -11,15 +14,22 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from mailrelay.mail.event import Accepted, Attempted, Event
+from mailrelay.mail.event import Accepted, Attempted, Discarded, Event
 from mailrelay.mail.job import CaptureRecord, FailedRecord, Job
+from mailrelay.mail.pace import Pace
 
 FORMAT_VERSION: Final = 1
+RELEASE_VERSION: Final = 2
 _VERSION = bytes([FORMAT_VERSION])
+_READABLE = {_VERSION, bytes([RELEASE_VERSION])}
 
 
 class RecordError(ValueError):
     """A stored record that this version cannot read: unknown version, truncated or foreign."""
+
+
+class UnknownVersionError(RecordError):
+    """A record that a later version may have written, and can read."""
 
 
 class _AcceptedRecord(msgspec.Struct, tag="accepted", frozen=True):
@@ -30,19 +40,33 @@ class _AttemptedRecord(msgspec.Struct, tag="attempted", frozen=True):
     event: Attempted
 
 
-_EventRecord = _AcceptedRecord | _AttemptedRecord
+class _DiscardedRecord(msgspec.Struct, tag="discarded", frozen=True):
+    event: Discarded
 
+
+_EventRecord = _AcceptedRecord | _AttemptedRecord | _DiscardedRecord
+
+
+class _Kind(msgspec.Struct):
+    type: str
+
+
+KnownEvent = Accepted | Attempted | Discarded
 _T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()
 _jobs = msgspec.msgpack.Decoder(list[Job])
 _failed = msgspec.msgpack.Decoder(FailedRecord)
 _capture = msgspec.msgpack.Decoder(CaptureRecord)
-_events = msgspec.msgpack.Decoder(list[_EventRecord])
+_pace = msgspec.msgpack.Decoder(Pace)
+_events = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_event = msgspec.msgpack.Decoder(_EventRecord)
+_kind = msgspec.msgpack.Decoder(_Kind)
+_KINDS = frozenset({"accepted", "attempted", "discarded"})
 
 
 def encode_jobs(jobs: list[Job]) -> bytes:
     """Write a job record."""
-    return _VERSION + _encoder.encode(jobs)
+    return _version_of(*jobs) + _encoder.encode(jobs)
 
 
 def decode_jobs(payload: bytes) -> list[Job]:
@@ -51,12 +75,15 @@ def decode_jobs(payload: bytes) -> list[Job]:
     if not jobs:
         msg = "a job record without a job"
         raise RecordError(msg)
+    if not all(job.recipients for job in jobs):
+        msg = "a job without a recipient"
+        raise RecordError(msg)
     return jobs
 
 
 def encode_failed(record: FailedRecord) -> bytes:
     """Write a failed record."""
-    return _VERSION + _encoder.encode(record)
+    return _version_of(record.job) + _encoder.encode(record)
 
 
 def decode_failed(payload: bytes) -> FailedRecord:
@@ -66,7 +93,7 @@ def decode_failed(payload: bytes) -> FailedRecord:
 
 def encode_capture(record: CaptureRecord) -> bytes:
     """Write a capture record."""
-    return _VERSION + _encoder.encode(record)
+    return _version_of(record.job) + _encoder.encode(record)
 
 
 def decode_capture(payload: bytes) -> CaptureRecord:
@@ -74,14 +101,38 @@ def decode_capture(payload: bytes) -> CaptureRecord:
     return _decode(_capture, payload)
 
 
+def encode_pace(pace: Pace) -> bytes:
+    """Write what is known of a submission's turns."""
+    return _VERSION + _encoder.encode(pace)
+
+
+def decode_pace(payload: bytes) -> Pace:
+    """Read what is known of a submission's turns. Raises RecordError."""
+    return _decode(_pace, payload)
+
+
 def encode_events(events: list[Event]) -> bytes:
     """Write a record of one or more events."""
     return _VERSION + _encoder.encode([_tagged(event) for event in events])
 
 
-def decode_events(payload: bytes) -> list[Accepted | Attempted]:
-    """Read a record of events. Raises RecordError."""
-    return [record.event for record in _decode(_events, payload)]
+def decode_events(payload: bytes) -> list[KnownEvent]:
+    """Read a record of events; kinds that this version does not know are left out.
+
+    So a newer process may tell something new beside what everybody reads. Raises RecordError.
+    """
+    events = []
+    for raw in _decode(_events, payload):
+        try:
+            if _kind.decode(raw).type in _KINDS:
+                events.append(_event.decode(raw).event)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise RecordError(str(error)) from error
+    return events
+
+
+def _version_of(*jobs: Job) -> bytes:
+    return bytes([RELEASE_VERSION]) if any(job.release for job in jobs) else _VERSION
 
 
 def _tagged(event: Event) -> _EventRecord:
@@ -89,15 +140,21 @@ def _tagged(event: Event) -> _EventRecord:
         return _AcceptedRecord(event)
     if isinstance(event, Attempted):
         return _AttemptedRecord(event)
+    if isinstance(event, Discarded):
+        return _DiscardedRecord(event)
     msg = f"no wire form for {type(event).__name__}"
     raise TypeError(msg)
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[_T], payload: bytes) -> _T:
-    if payload[:1] != _VERSION:
+    if payload[:1] not in _READABLE:
         found = payload[0] if payload else "nothing"
-        msg = f"unknown format version {found}, this relay reads {FORMAT_VERSION}"
-        raise RecordError(msg)
+        msg = (
+            f"unknown format version {found}, "
+            f"this relay reads {FORMAT_VERSION} and {RELEASE_VERSION}"
+        )
+        later = bool(payload) and payload[0] > RELEASE_VERSION
+        raise UnknownVersionError(msg) if later else RecordError(msg)
     try:
         return decoder.decode(memoryview(payload)[1:])
     except (msgspec.DecodeError, msgspec.ValidationError) as error:

@@ -1,9 +1,10 @@
 """A service process's life: signals, readiness, its supervisor's death.
 
-SIGTERM and SIGINT ask for an orderly stop, once; a second one ends the process at once. A process
-that has a supervisor ends when the supervisor does, however it died: the supervisor holds the
-other end of a pipe (`MAILRELAY_LIFELINE_FD`) whose closing is the sign. Ending then is abrupt on
-purpose: it is what `kill -9` does, which must be safe anyway, and cannot hang.
+SIGTERM and SIGINT ask for an orderly stop, once; a second one ends the process at once. SIGHUP asks
+for the configuration to be read again. A process that has a supervisor ends when the supervisor
+does, however it died: the supervisor holds the other end of a pipe (`MAILRELAY_LIFELINE_FD`) whose
+closing is the sign. Ending then is abrupt on purpose: it is what `kill -9` does, which must be safe
+anyway, and cannot hang.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Life:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self._stop = asyncio.Event()
+        self._reload: Callable[[], None] | None = None
 
     @property
     def is_stopping(self) -> bool:
@@ -42,6 +44,15 @@ class Life:
         if self._stop.is_set():
             os._exit(EXIT_FAILED)
         self._stop.set()
+
+    def on_reload(self, reload: Callable[[], None]) -> None:
+        """Have `reload` called for each SIGHUP; before that the signal does nothing."""
+        self._reload = reload
+
+    def hang_up(self) -> None:
+        """Ask for the configuration to be read again."""
+        if self._reload is not None:
+            self._reload()
 
     async def wait_stop(self) -> None:
         """Wait until an orderly stop is asked for."""
@@ -65,6 +76,7 @@ def run_service(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, life.stop)
+        loop.add_signal_handler(signal.SIGHUP, life.hang_up)
         lifeline = environ.get(LIFELINE_FD)
         if lifeline is not None:
             loop.add_reader(int(lifeline), os._exit, EXIT_FAILED)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from prometheus_client import Counter, Histogram
 
+from mailrelay.config.model import RelayConfig
 from mailrelay.mail.event import Accepted, Summary
 from mailrelay.mail.header import MAX_HEADER_BYTES, HeaderSection, read_header
 from mailrelay.mail.job import Body, Job
@@ -24,17 +25,20 @@ from mailrelay.queue.bodies import (
     MAX_COPIED_BYTES,
     MAX_INLINE_BYTES,
     BodyStore,
+    Writing,
     body_token,
 )
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError, QueueFullError, RecordTooLargeError
 from mailrelay.queue.events import EventWriter
-from mailrelay.queue.publish import Publisher, Record
+from mailrelay.queue.publish import MAX_BATCH, Publisher, Record
 from mailrelay.queue.wire import encode_jobs
 from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.steps import passed
 from mailrelay.runtime.tracing import Tracing
 from mailrelay_ingress import replies
 from mailrelay_ingress.accept import Submission
+from mailrelay_ingress.keep import ContentKeeper, Copy
 from mailrelay_ingress.memory import CHUNKS_IN_FLIGHT, SMALL_BYTES, Share
 
 _accepted = Counter("mailrelay_accepted_total", "Messages accepted: safe in the queue.")
@@ -62,6 +66,7 @@ class Enqueuer:
         tracing: Tracing,
         log: Logger,
         batch_size: int,
+        keeper: ContentKeeper | None = None,
     ) -> None:
         self._names = connection.names
         self._publisher = Publisher(connection)
@@ -70,6 +75,11 @@ class Enqueuer:
         self._tracing = tracing
         self._log = log
         self._batch_size = batch_size
+        self._keeper = keeper
+
+    def use(self, config: RelayConfig) -> None:
+        """Take another `batchSize`, for what is accepted from now on."""
+        self._batch_size = config.batch_size
 
     def begin(
         self,
@@ -78,7 +88,8 @@ class Enqueuer:
         judge_header: Callable[[HeaderSection], Reply | None],
     ) -> Intake:
         """Start to take a submission's content in."""
-        return Intake(submission, share, self._bodies, judge_header)
+        copy = self._keeper.begin(submission) if self._keeper else None
+        return Intake(submission, share, self._bodies, judge_header, copy)
 
     async def finish(self, intake: Intake) -> Reply:
         """Store the submission, all recipients or none, and return the client's reply."""
@@ -93,13 +104,19 @@ class Enqueuer:
         started = asyncio.get_running_loop().time()
         try:
             intake.raise_failure()
-            jobs = await self._jobs(intake, span.traceparent)
-            await self._publisher.store_together([self._record(job) for job in jobs])
+            content = b"" if intake.body else intake.inline()
+            jobs = await self._jobs(intake, content, span.traceparent)
+            await self._publisher.store_together(
+                [self._record(job) for job in jobs], guard=intake.check_body
+            )
+            passed("enqueue.jobs_stored")
         except QueueError as error:
             reply = self._not_stored(submission, error)
             span.end({"mailrelay.queue_id": submission.queue_id}, error=str(error))
             return reply
         _seconds.observe(asyncio.get_running_loop().time() - started)
+        if intake.copy is not None:
+            intake.copy.keep(content)
         _accepted.inc()
         _accepted_recipients.inc(len(submission.recipients))
         span.end(
@@ -112,6 +129,7 @@ class Enqueuer:
         self._events.tell(
             Accepted(Summary.of(jobs[0]), submission.accepted_at, submission.recipients)
         )
+        passed("enqueue.event_told")
         self._log.info(
             "mail.accepted",
             id=submission.queue_id,
@@ -125,18 +143,21 @@ class Enqueuer:
         )
         return replies.accepted(submission.queue_id)
 
-    async def _jobs(self, intake: Intake, traceparent: str) -> list[Job]:
+    async def _jobs(self, intake: Intake, content: bytes, traceparent: str) -> list[Job]:
         submission = intake.submission
         body = intake.body
-        content = b"" if body else intake.inline()
         size = body.size_bytes if body else len(content)
-        copies = submission.batches(self._batch_size)
+        # Recipients that were taken under a larger batchSize still fit in one batch of jobs.
+        batch_size = max(self._batch_size, submission.batches(MAX_BATCH))
+        copies = submission.batches(batch_size)
         if copies > 1 and size > MAX_COPIED_BYTES and body is None:
+            await intake.begin_body()
             body = await self._bodies.store_content(submission.queue_id, content)
+            passed("enqueue.body_stored")
             content = b""
         return list(
             submission.jobs(
-                self._batch_size, content=content, body=body, size=size, traceparent=traceparent
+                batch_size, content=content, body=body, size=size, traceparent=traceparent
             )
         )
 
@@ -174,8 +195,10 @@ class Intake:
         share: Share,
         bodies: BodyStore,
         judge_header: Callable[[HeaderSection], Reply | None],
+        copy: Copy | None = None,
     ) -> None:
         self.submission = submission
+        self.copy = copy  # of what is accepted, for people (`keep`)
         self.refusal: Reply | None = None
         self.body: Body | None = None
         self._share = share
@@ -189,6 +212,7 @@ class Intake:
         self._stored_bytes = 0
         self._under_way: set[asyncio.Task[None]] = set()
         self._failure: QueueError | None = None
+        self._writing: Writing | None = None  # once something went to the body stream
 
     async def add(self, piece: bytes) -> None:
         """Take the next octets; waits while the budget or the queue has no room for more."""
@@ -222,6 +246,7 @@ class Intake:
             await asyncio.gather(*self._under_way)
         if self._chunks and self._failure is None:
             self.body = Body(self._chunks, self._stored_bytes, self._digest.hexdigest())
+            passed("enqueue.chunks_stored")
         return section
 
     def inline(self) -> bytes:
@@ -231,11 +256,22 @@ class Intake:
         return content
 
     async def abandon(self) -> None:
-        """Stop storing: the client is gone or the message is not taken."""
+        """Stop storing: the client is gone or the message is not taken, or all is done."""
+        if self.copy is not None:
+            self.copy.drop()
         for task in self._under_way:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    async def begin_body(self) -> None:
+        """Note that content goes to the body stream. Raises QueueError."""
+        self._writing = self._writing or await self._bodies.begin()
+
+    async def check_body(self) -> None:
+        """Look whether a job may name what was stored. Raises BodyLostError, QueueError."""
+        if self._writing is not None:
+            await self._bodies.check(self._writing)
 
     def _has_failed(self) -> bool:
         return self._failure is not None
@@ -266,8 +302,15 @@ class Intake:
         whole = len(content) if at_least == 1 else len(content) - len(content) % CHUNK_BYTES
         for start in range(0, whole, CHUNK_BYTES):
             chunk = content[start : min(start + CHUNK_BYTES, whole)]
+            try:
+                await self.begin_body()
+            except QueueError as error:
+                self._failure = error
+                return
             self._digest.update(chunk)
             self._stored_bytes += len(chunk)
+            if self.copy is not None:
+                self.copy.add(chunk)
             while len(self._under_way) >= CHUNKS_IN_FLIGHT:
                 await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
             if self._has_failed():  # meanwhile; another one would be tried for as long again

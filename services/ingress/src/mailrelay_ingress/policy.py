@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from mailrelay.config.model import RelayConfig
+from mailrelay.config.networks import is_in, parse_network
 from mailrelay.mail.address import AddressError, AddressFault, Path, parse_path
 from mailrelay.mail.header import HeaderSection
 from mailrelay.mail.reply import Reply
@@ -17,10 +20,18 @@ MAX_RECIPIENTS = 20_000  # what fits in the server's memory at batchSize 20; RFC
 class Policy:
     """The rules of one relay."""
 
+    FOLLOWS: ClassVar = ("security", "batchSize")
+
     def __init__(self, config: RelayConfig) -> None:
+        self.use(config)
+
+    def use(self, config: RelayConfig) -> None:
+        """Take a configuration's rules: they hold from the next command on."""
         self._max_message_bytes = config.max_message_bytes
         self._max_connections = config.max_connections
         self._local_only = config.security.allow_local_only
+        self._networks = [parse_network(text) for text in config.security.allowed_networks]
+        self._plaintext_auth = config.security.allow_plaintext_auth
         self._require_auth = config.security.require_auth
         self._max_recipients = min(MAX_RECIPIENTS, config.batch_size * MAX_BATCH)
 
@@ -28,11 +39,15 @@ class Policy:
         """Say why a client is not served, or nothing."""
         if stopping:
             return replies.SHUTTING_DOWN
-        if self._local_only and not client.is_local:
+        if self._local_only and not client.is_local and not is_in(client.address, self._networks):
             return replies.CLIENT_DENIED
         if connections > self._max_connections:
             return replies.TOO_MANY_CONNECTIONS
         return None
+
+    def allows_plaintext_auth(self, client: Client) -> bool:
+        """Tell whether the client may send a password without TLS (RFC 4954 section 4: 538)."""
+        return client.is_local or self._plaintext_auth
 
     def on_mail(
         self, client: Client, current: Transaction | None, text: str

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 
+from mailrelay.config.networks import is_loopback
 from mailrelay.mail.address import same_mailbox
+from mailrelay_ingress.reservation import Reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Transaction:
     body_8bitmime: bool
     declared_bytes: int  # by SIZE=, 0 when the client did not say
     recipients: list[str] = field(default_factory=list)
+    # Its place under the rate limits; what ends the transaction gives it back.
+    reservation: Reservation = field(default_factory=Reservation, compare=False)
     _seen: set[str] = field(default_factory=set)
 
     def add(self, address: str) -> None:
@@ -44,9 +47,4 @@ class Transaction:
 
 def is_local_address(address: str) -> bool:
     """Tell whether a peer's address is loopback, also when IPv4 comes mapped into IPv6."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return bool((mapped or parsed).is_loopback)
+    return is_loopback(address)

@@ -9,8 +9,15 @@
 5. `backlog` asks what the streams hold and how much disk is left.
 6. `health` judges it; `ready` tells whether mail can be taken.
 7. `bodies` deletes large content that nothing names any more.
-8. `retry` sends failed mail again.
-9. `http` answers: `access` lets only this machine in, `page` is the page for people, `exposition`
-   the numbers for Prometheus, `serve` the listening sockets.
-10. `main` puts the process together.
+8. `failed_follow` reads the failed store into `failed_index` (`failed_filter` says which rows are
+   meant); `failed_files` keeps a file for each, with its `held_content`; `failed_removal` removes
+   by hand and past the limits.
+9. `retry` sends failed mail again, `captured` releases captured mail, as `lane_room` has room;
+   `release_book` notes how far. Their notes are in `admin_database`. `kept` finds and thins out
+   the content that ingress kept.
+10. `limits` tells how far the rate limits are used up.
+11. `http` answers: `access` says who may ask what, `page` is the page for people, `exposition`
+    the numbers for Prometheus, `serve` the listening sockets. `admin` adds what is asked for by
+    hand: `admin_failed` and `admin_captured`, of `admin_parts`; `asked` reads requests.
+12. `main` puts the process together.
 """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from mailrelay.mail.limit import Window
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.levels import Level, level_of
@@ -41,7 +42,7 @@ class BacklogMetrics:
         self.records = Gauge(
             "mailrelay_store_records",
             "Records in a stream.",
-            ["stream"],  # in, lane, failed, capture, body (chunks)
+            ["stream"],  # in, lane, failed, capture, body (chunks), limit-hour, limit-day
             registry=registry,
         )
         self.bytes = Gauge(
@@ -102,6 +103,8 @@ class BacklogWatch:
             "failed": names.failed_stream,
             "capture": names.capture_stream,
             "body": names.body_stream,
+            "limit-hour": names.limit_stream(Window.HOUR),
+            "limit-day": names.limit_stream(Window.DAY),
         }
         self.backlog = Backlog()
 

@@ -65,6 +65,9 @@ class BodyCleaner:
         self._waiting: dict[QueueId, int] = {}  # how often it was asked
         self._due: list[tuple[float, QueueId]] = []
         self._wake = asyncio.Event()
+        # Held while the streams are asked about one body. The order of the questions is that in
+        # which records move on; a release moves one back, and must not come in between.
+        self.asking = asyncio.Lock()
 
     def prompt(self, submission: QueueId) -> None:
         """Ask soon whether the content is still in use; it is bounded and does not wait."""
@@ -127,7 +130,9 @@ class BodyCleaner:
         return deleted
 
     async def _delete_unused(self, submission: QueueId, found_by: str) -> bool:
-        if not await self._store.delete_unused(submission):
+        async with self.asking:
+            deleted = await self._store.delete_unused(submission)
+        if not deleted:
             return False
         self._metrics.deleted.labels(found_by).inc()
         return True

@@ -19,6 +19,7 @@ from mailrelay.queue.errors import QueueError, QueueRefusedError
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.steps import passed
 from mailrelay_monitor.totals import Ledger
 
 FORMAT_VERSION: Final = 1
@@ -80,6 +81,7 @@ class Checkpoint:
         payload = msgspec.json.encode(_Checkpoint(FORMAT_VERSION, self._clock(), ledger))
         record = Record(self._names.checkpoint_subject, payload, "")
         await self._publisher.store(record, deadline_seconds=_STORE_SECONDS)
+        passed("checkpoint.stored")
         self._stored = ledger
 
     async def run(self, ledger: Callable[[], Ledger]) -> None:

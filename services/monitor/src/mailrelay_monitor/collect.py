@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from mailrelay.mail.event import Attempted
+from mailrelay.mail.event import Attempted, Discarded
 from mailrelay.mail.ids import QueueId
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError
@@ -21,6 +21,7 @@ from mailrelay.queue.events import EventReader, EventRecord
 from mailrelay.queue.leader import stream_info
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.steps import passed
 from mailrelay_monitor.checkpoint import Checkpoint
 from mailrelay_monitor.index import Index
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
@@ -185,6 +186,7 @@ class Collector:
         missed = missed_records(self.ledger, records)
         created = self._created
         self.ledger = await self._index.run(lambda index: index.apply(created, records, missed))
+        passed("collect.counted")
         self._tell_missed(missed)
         for record in records:
             if record.unreadable:
@@ -207,7 +209,7 @@ class Collector:
             if record.stored_at < oldest:
                 continue
             for event in record.events:
-                if (
+                if (isinstance(event, Discarded) and event.summary.stored_body) or (
                     isinstance(event, Attempted)
                     and event.summary.stored_body
                     and all(outcome.disposition.is_final for outcome in event.outcomes)

@@ -1,14 +1,17 @@
 """How the relay is, judged from what is known: a pure decision.
 
 `unavailable` means that no mail can be taken; `degraded` that somebody should look. An upstream
-that is down is neither: mail waits for it in the queue.
+that is down is `degraded` and never more: mail waits for it in the queue.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 
+from mailrelay.queue.state import Condition, Kind
 from mailrelay_monitor.backlog import Backlog
 from mailrelay_monitor.totals import SECONDS_SHOWN_AS_DEGRADED, Ledger
 
@@ -16,7 +19,10 @@ NEARLY_FULL = 0.9  # of a stream's limit: time enough to do something
 _MIN_FREE_BYTES = 512 * 1024 * 1024
 _MIN_FREE_FRACTION = 0.05
 _FILLING = {"in": "the queue (queueSize)", "lane": "the store of deferred mail"} | {
-    "body": "the store of large content"
+    "body": "the store of large content",
+    # Full, it drops the counter that was left alone longest, and that sender begins anew.
+    "limit-hour": "the store of rate limit counters (hours)",
+    "limit-day": "the store of rate limit counters (days)",
 }
 _FULL = 0.999  # by size a store is full before the last octet
 
@@ -38,9 +44,15 @@ class Health:
 
 
 def judge(
-    *, connected: bool, backlog: Backlog, ledger: Ledger, collector_fault: str, now: float
+    *,
+    connected: bool,
+    backlog: Backlog,
+    ledger: Ledger,
+    collector_fault: str,
+    conditions: Sequence[Condition],
+    now: float,
 ) -> Health:
-    """Judge."""
+    """Judge. `conditions` are what the processes say is wrong."""
     unavailable = []
     if not connected:
         unavailable.append("queue unreachable: not connected")
@@ -50,12 +62,24 @@ def judge(
         *_store_reasons(backlog),
         *_disk_reasons(backlog),
         *_event_reasons(ledger, now),
+        *map(_told, conditions),
     ]
     if collector_fault:
         degraded.append(f"totals stand still: {collector_fault}")
     if unavailable:
         return Health(Status.UNAVAILABLE, (*unavailable, *degraded))
     return Health(Status.DEGRADED if degraded else Status.OK, tuple(degraded))
+
+
+_WORDS = {
+    Kind.UPSTREAM: "{reason} (since {since})",
+    Kind.CONFIGURATION: "the changed configuration is not in force: {reason} (since {since})",
+}
+
+
+def _told(condition: Condition) -> str:
+    since = datetime.fromtimestamp(condition.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _WORDS[condition.kind].format(reason=condition.reason, since=since)
 
 
 def _store_reasons(backlog: Backlog) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -11,10 +12,15 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry
 
 from mailrelay.mail.ids import QueueId, is_queue_id
+from mailrelay.mail.limit import Scope
 from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.errors import QueueError
+from mailrelay.queue.state import Condition
 from mailrelay.runtime.clock import Clock
 from mailrelay_monitor import page
-from mailrelay_monitor.access import LocalOnly
+from mailrelay_monitor.access import Access, Guests
+from mailrelay_monitor.admin import mount_admin
+from mailrelay_monitor.admin_parts import AdminParts
 from mailrelay_monitor.backlog import BacklogWatch
 from mailrelay_monitor.collect import Collector
 from mailrelay_monitor.exposition import expose, wants_exposition
@@ -22,8 +28,8 @@ from mailrelay_monitor.health import Health, Status, judge
 from mailrelay_monitor.index import SubmissionRow
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
+from mailrelay_monitor.limits import MOST_SHOWN, LimitUse, LimitView
 from mailrelay_monitor.ready import Readiness
-from mailrelay_monitor.retry import Resender
 
 _UNAVAILABLE = 503
 
@@ -37,9 +43,12 @@ class Sources:
     index: IndexThread
     backlog: BacklogWatch
     readiness: Readiness
-    resender: Resender
+    limits: LimitView
+    admin: AdminParts
     registry: CollectorRegistry
     clock: Clock
+    guests: Guests
+    conditions: Callable[[], Sequence[Condition]]
 
     def health(self) -> Health:
         """Judge how the relay is now."""
@@ -48,6 +57,7 @@ class Sources:
             backlog=self.backlog.backlog,
             ledger=self.collector.ledger,
             collector_fault=self.collector.fault,
+            conditions=self.conditions(),
             now=self.clock(),
         )
 
@@ -55,10 +65,12 @@ class Sources:
 def make_app(sources: Sources) -> FastAPI:
     """Make the application. No API documents: their pages load scripts from elsewhere."""
     app = FastAPI(title="MailRelay monitor", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(LocalOnly)
+    app.add_middleware(Access, guests=sources.guests)
     _add_probes(app, sources)
     _add_numbers(app, sources)
     _add_messages(app, sources)
+    _add_limits(app, sources)
+    mount_admin(app, sources.admin)
 
     async def index_unusable(_request: Request, error: Exception) -> Response:
         return JSONResponse({"error": f"the index: {error}"}, status_code=_UNAVAILABLE)
@@ -119,18 +131,6 @@ def _add_numbers(app: FastAPI, sources: Sources) -> None:
             }
         )
 
-    @app.post("/admin/retry-failed")
-    async def retry_failed() -> JSONResponse:
-        report = await sources.resender.resend_all()
-        answer: dict[str, Any] = {
-            "resent": report.resent,
-            "already_resending": report.already_resending,
-            "unreadable": report.unreadable,
-        }
-        if report.fault:
-            answer["error"] = f"broken off: {report.fault}; ask again"
-        return JSONResponse(answer, status_code=_UNAVAILABLE if report.fault else 200)
-
 
 def _add_messages(app: FastAPI, sources: Sources) -> None:
     @app.get("/api/messages/{queue_id}")
@@ -152,6 +152,35 @@ def _add_messages(app: FastAPI, sources: Sources) -> None:
         rows = await sources.index.run(lambda index: index.newest(page.ROWS))
         text = page.render(sources.collector.ledger.totals, sources.health(), rows)
         return HTMLResponse(text, headers={"Content-Security-Policy": page.POLICY})
+
+
+def _add_limits(app: FastAPI, sources: Sources) -> None:
+    @app.get("/api/limits")
+    async def limits(
+        sender: str | None = None, limit: Annotated[int, Query(ge=1, le=MOST_SHOWN)] = 100
+    ) -> JSONResponse:
+        try:
+            report = await sources.limits.report(sender, limit)
+        except QueueError as error:
+            return JSONResponse({"error": f"the queue: {error}"}, status_code=_UNAVAILABLE)
+        return JSONResponse(
+            {
+                "enabled": report.enabled,
+                "counters": [_shown_use(use) for use in report.uses],
+                "complete": report.is_complete,
+            }
+        )
+
+
+def _shown_use(use: LimitUse) -> dict[str, Any]:
+    return {
+        "limit": use.name.limit_name,
+        "window": use.name.window.value,
+        "sender": use.name.address if use.name.scope is Scope.SENDER else None,
+        "used": use.used,
+        "most": use.most,
+        "resets_at": _rfc3339(use.name.ends_at),
+    }
 
 
 def _shown(row: SubmissionRow) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from mailrelay.config.load import ConfigError
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection, open_connection
+from mailrelay.queue.counters import CounterStore
 from mailrelay.queue.errors import QueueError
-from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.publish import Publisher
+from mailrelay.queue.state import Condition, Kind, StateListener
 from mailrelay.runtime.clock import system_clock
 from mailrelay.runtime.lifecycle import (
     EXIT_BAD_INPUT,
@@ -27,6 +28,8 @@ from mailrelay.runtime.lifecycle import (
 from mailrelay.runtime.logging import Logger, configure_logging
 from mailrelay.runtime.probe import Probe
 from mailrelay.service import ServiceSettings, service_settings
+from mailrelay_monitor.access import Guests
+from mailrelay_monitor.admin_parts import admin_parts
 from mailrelay_monitor.backlog import BacklogMetrics, BacklogWatch
 from mailrelay_monitor.bodies import BodyCleaner, BodyMetrics
 from mailrelay_monitor.checkpoint import Checkpoint
@@ -35,8 +38,9 @@ from mailrelay_monitor.exposition import LedgerMetrics
 from mailrelay_monitor.http import Sources, make_app
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
+from mailrelay_monitor.kept import KeptEmails, KeptMetrics
+from mailrelay_monitor.limits import LimitView
 from mailrelay_monitor.ready import Readiness
-from mailrelay_monitor.retry import Resender
 from mailrelay_monitor.serve import HttpServer, listening_sockets
 
 _HTTP_END_SECONDS = 1.5
@@ -47,6 +51,7 @@ def run(environ: Mapping[str, str]) -> int:
     """Run the monitor; return its exit code."""
     try:
         settings = service_settings("monitor", environ)
+        Guests.of(settings.config)
     except ConfigError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)  # noqa: T201 — there is no log yet
@@ -68,7 +73,7 @@ async def _live(settings: ServiceSettings, log: Logger, life: Life) -> int:
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         return await _Monitor(settings, connection, log).live(life)
-    except OSError as error:
+    except (OSError, ConfigError) as error:
         return _failed(log, error)
     finally:
         await connection.close()
@@ -113,23 +118,60 @@ class _Monitor:
         )
         LedgerMetrics(lambda: self._collector.ledger, registry)
         self._registry = registry
+        self._kept = KeptEmails(
+            settings.data_dir,
+            settings.config.emails,
+            clock=clock,
+            log=log,
+            metrics=KeptMetrics(registry),
+        )
         readiness = Readiness(
             connection, settings.smtp_address, lambda: self._collector.is_caught_up
         )
-        failed = FailedStore(connection, publisher)
+        self._states = StateListener(connection, clock)
+        self._live = settings.live_config(log, tells_restarts=True)
+        guests = Guests.of(settings.config)
+        self._live.prepares(guests.prepare, "http", files=lambda config: [config.http.token_file])
+        self._admin = admin_parts(
+            connection,
+            settings.config,
+            settings.data_dir,
+            self._index,
+            registry,
+            clock=clock,
+            log=log,
+            prompt=self._bodies.prompt,
+            asking=self._bodies.asking,
+            has_upstream=lambda: self._live.config.forward_smtp,
+        )
+        limits = LimitView(settings.config.rate_limits, CounterStore(connection, publisher), clock)
+        self._live.uses(lambda config: limits.use(config.rate_limits), "rateLimits")
         self._sources = Sources(
             connection=connection,
             collector=self._collector,
             index=self._index,
             backlog=self._backlog,
             readiness=readiness,
-            resender=Resender(failed, publisher, connection.names, log),
+            limits=limits,
+            admin=self._admin,
             registry=registry,
             clock=clock,
+            guests=guests,
+            conditions=self._conditions,
         )
+
+    def _conditions(self) -> tuple[Condition, ...]:
+        """Return what is wrong, as the other processes say and this one knows."""
+        told = self._states.conditions()
+        fault = self._live.fault
+        if not fault or any(condition.reason == fault for condition in told):
+            return told
+        return (*told, Condition(Kind.CONFIGURATION, fault, self._live.fault_since))
 
     async def live(self, life: Life) -> int:
         """Run until asked to stop. Raises OSError when a port cannot be had."""
+        life.on_reload(self._live.reload)
+        await self._states.start()
         server = self._http_server()
         probe = self._probe()
         await self._backlog.look()
@@ -145,6 +187,9 @@ class _Monitor:
                 self._backlog.run(),
                 self._bodies.run_prompted(),
                 self._bodies.run_sweep(),
+                self._live.run(),
+                self._kept.run(),
+                *self._admin.run(),
                 *([probe.beat()] if probe else []),
             )
         finally:
@@ -164,7 +209,8 @@ class _Monitor:
         if not self._settings.config.enable_health_check:
             return None
         port = self._settings.config.health_check_port
-        sockets = listening_sockets(self._settings.listen_fds, port)
+        hosts = self._settings.config.http.listen
+        sockets = listening_sockets(self._settings.listen_fds, hosts, port)
         return HttpServer(make_app(self._sources), sockets)
 
     def _probe(self) -> Probe | None:
@@ -195,4 +241,5 @@ class _Monitor:
             # Of the index itself: the collector may have been stopped while it was writing.
             ledger = await self._index.run(lambda index: index.ledger)
             await asyncio.wait_for(self._checkpoint.store(ledger), _CHECKPOINT_END_SECONDS)
+        await self._admin.close()
         await self._index.close()

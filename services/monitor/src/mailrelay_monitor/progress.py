@@ -23,6 +23,7 @@ RANKS = {
     "suppressed": 2,
     "bounced": 2,
     "expired": 2,
+    "not_tried": 2,
     "captured": 3,
     "sent": 4,
 }

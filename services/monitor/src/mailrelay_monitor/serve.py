@@ -16,14 +16,20 @@ _STOP_SECONDS = 1  # for requests under way at the end
 _TICK_SECONDS = 1.0
 
 
-def listening_sockets(fds: Sequence[int], port: int) -> list[socket.socket]:
-    """Take over the supervisor's sockets, or listen on loopback. Raises OSError."""
+def listening_sockets(fds: Sequence[int], hosts: Sequence[str], port: int) -> list[socket.socket]:
+    """Take over the supervisor's sockets, or listen on each address. Raises OSError."""
     if fds:
         return [socket.socket(fileno=fd) for fd in fds]
-    sockets = [_listen(socket.AF_INET, "127.0.0.1", port)]
-    if socket.has_ipv6:
-        with contextlib.suppress(OSError):  # no IPv6 on this machine
-            sockets.append(_listen(socket.AF_INET6, "::1", port))
+    sockets = []
+    for host in hosts:
+        if host == "localhost":
+            sockets.append(_listen(socket.AF_INET, "127.0.0.1", port))
+            if socket.has_ipv6:
+                with contextlib.suppress(OSError):  # no IPv6 on this machine
+                    sockets.append(_listen(socket.AF_INET6, "::1", port))
+            continue
+        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            sockets.append(_listen(family, str(address[0]), port))
     return sockets
 
 

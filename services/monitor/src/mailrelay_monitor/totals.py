@@ -17,7 +17,7 @@ class Totals:
 
     total_emails: int = 0  # accepted submissions
     successful_emails: int = 0  # finished, and every recipient sent or captured
-    failed_emails: int = 0  # finished, and a recipient bounced, expired or suppressed
+    failed_emails: int = 0  # finished, and a recipient bounced, expired, suppressed or not tried
     lost_emails: int = 0  # not finished when the queue's data was lost
     total_recipients: int = 0  # of the accepted submissions
     # From acceptance to the last recipient's final disposition, summed over the submissions that

@@ -13,21 +13,21 @@ import socket
 import struct
 import sys
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 
 import msgspec
 
-from mailrelay.config.load import load_config
+from mailrelay.config.load import ConfigError
 from mailrelay.config.model import RelayConfig
 from mailrelay.mail.disposition import Outcome
 from mailrelay.mail.job import Job
 from mailrelay.queue.bodies import BodyUnreadableError
 from mailrelay.queue.wire import decode_jobs
 from mailrelay.runtime.lifecycle import EXIT_OK, run_service
-from mailrelay_sender.attempt import AttemptResult, attempt, capture
-from mailrelay_sender.classify import CAPTURED
+from mailrelay.service import service_config
+from mailrelay_sender.attempt import AttemptResult, attempt, capture, defer
+from mailrelay_sender.classify import CAPTURED, internal_fault
 from mailrelay_sender.connection import ConnectionPool, UpstreamSettings
-from mailrelay_sender.route import SmartHost, route_of
+from mailrelay_sender.route import NamedHop, SmartHost, route_of, route_of_job
 
 RESULT_FD = "MAILRELAY_RESULT_FD"
 # Frames on standard input: one octet of kind, four of length, then that many.
@@ -48,13 +48,15 @@ def main(environ: Mapping[str, str]) -> int:
 
 
 async def _attempt(environ: Mapping[str, str]) -> int:
-    file = environ.get("MAILRELAY_CONFIG")
-    config = load_config(Path(file) if file else None, environ)
     loop = asyncio.get_running_loop()
     given = asyncio.StreamReader(loop=loop)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(given), sys.stdin)
     _, record = await _frame(given)
-    result = await _try(config, decode_jobs(record)[0], given)
+    job = decode_jobs(record)[0]
+    try:
+        result = await _try(service_config(environ), job, given)
+    except ConfigError as error:  # the file changed meanwhile: no fault of this job
+        result = defer(job, "", internal_fault(f"the configuration cannot be read: {error}"))
     fault = f"{type(result.fault).__name__}: {result.fault}" if result.fault else ""
     answer = msgspec.msgpack.encode(AttemptAlone(tuple(result.outcomes), fault))
     with os.fdopen(int(environ[RESULT_FD]), "wb") as pipe:
@@ -63,11 +65,14 @@ async def _attempt(environ: Mapping[str, str]) -> int:
 
 
 async def _try(config: RelayConfig, job: Job, given: asyncio.StreamReader) -> AttemptResult:
-    route = route_of(config)
+    route = route_of_job(job, route_of(config))
     if not isinstance(route, SmartHost):
         return capture(job, CAPTURED)
     host_name = config.host_name or socket.getfqdn()
-    pool = ConnectionPool(route, UpstreamSettings.from_config(config, host_name))
+    settings = UpstreamSettings.from_config(config, host_name)
+    if isinstance(route, NamedHop):
+        settings = settings.for_named_hop(route.port)
+    pool = ConnectionPool(route, settings)
 
     async def pieces(_: Job) -> AsyncIterator[bytes]:
         while True:

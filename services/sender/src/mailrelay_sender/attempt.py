@@ -15,6 +15,7 @@ from mailrelay.mail.header import MAX_HEADER_BYTES
 from mailrelay.mail.job import Job, Recipient
 from mailrelay.mail.reply import Reply
 from mailrelay.queue.bodies import BodyUnreadableError
+from mailrelay.runtime.steps import passed
 from mailrelay_sender.classify import (
     CLOSING,
     Stage,
@@ -128,7 +129,9 @@ async def _mail(trial: _Trial, connection: HopConnection, first: bytes) -> Reply
             words.append(b"SMTPUTF8")
         elif _needs_smtputf8(job, first):
             return needs_smtputf8(trial.next_hop)
-    return await connection.command(*words)
+    reply = await connection.command(*words)
+    passed("attempt.mail_answered")
+    return reply
 
 
 async def _transaction(
@@ -141,6 +144,7 @@ async def _transaction(
     taken: list[Recipient] = []
     for recipient in trial.job.recipients:
         reply = await connection.command(b"RCPT", b"TO:<" + recipient.address.encode() + b">")
+        passed("attempt.rcpt_answered")
         if is_accepted(Stage.RCPT, reply):
             taken.append(recipient)
             continue
@@ -151,10 +155,12 @@ async def _transaction(
     if not taken:
         return await _reset(connection, mail)
     reply = await connection.command(b"DATA")
+    passed("attempt.data_answered")
     if not is_accepted(Stage.DATA, reply):
         trial.decide(taken, Stage.DATA, reply)
         return await _reset(connection, reply)
     reply = await connection.content(content)
+    passed("attempt.content_answered")
     trial.decide(taken, Stage.CONTENT, reply)
     return reply.code != CLOSING
 
@@ -183,10 +189,27 @@ def _needs_smtputf8(job: Job, first: bytes) -> bool:
     return not (all(address.isascii() for address in addresses) and head.isascii())
 
 
+def leave_out(job: Job, reply: Reply) -> AttemptResult:
+    """Return the outcome of a job that is ended untried."""
+    outcomes = [
+        Outcome(recipient.number, Disposition.NOT_TRIED, reply, "") for recipient in job.recipients
+    ]
+    return AttemptResult(outcomes)
+
+
 def give_up(job: Job, next_hop: str, reply: Reply) -> AttemptResult:
     """Return the outcome of a job that is not tried again."""
     outcomes = [
         Outcome(recipient.number, Disposition.EXPIRED, reply, next_hop)
+        for recipient in job.recipients
+    ]
+    return AttemptResult(outcomes)
+
+
+def defer(job: Job, next_hop: str, reply: Reply) -> AttemptResult:
+    """Return the outcome of a job that could not be tried now."""
+    outcomes = [
+        Outcome(recipient.number, Disposition.DEFERRED, reply, next_hop)
         for recipient in job.recipients
     ]
     return AttemptResult(outcomes)

@@ -99,4 +99,14 @@ def needs_smtputf8(next_hop: str) -> Reply:
     return Reply.parse(553, f"5.6.7 {next_hop} does not support SMTPUTF8, which this mail needs")
 
 
+def not_tried(stopped_by: int, batches: int) -> Reply:
+    """Another recipient failed, and `continueOnError` is false. 5.3.0: RFC 3463 section 3.4."""
+    return Reply(
+        554,
+        "5.3.0",
+        f"not tried: a recipient in batch {stopped_by} of {batches} failed for good, and "
+        "continueOnError is false",
+    )
+
+
 CAPTURED = Reply(250, "2.0.0", "captured: no upstream is configured")

@@ -12,16 +12,16 @@ import ipaddress
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Protocol, cast
 
 import aiosmtplib
 from aiosmtplib.errors import SMTPException, SMTPServerDisconnected, SMTPTimeoutError
 
-from mailrelay.config.load import ConfigError
 from mailrelay.config.model import RelayConfig
+from mailrelay.config.tls import certificate_words, upstream_context
 from mailrelay.mail.reply import Reply
+from mailrelay.runtime.steps import passed
 from mailrelay_sender.classify import auth_failed, cannot_connect, connection_lost, tls_failed
 from mailrelay_sender.route import SmartHost
 
@@ -29,6 +29,7 @@ CONNECT_SECONDS = 30.0
 QUIT_SECONDS = 2.0
 IDLE_SECONDS = 25.0  # below the shortest idle time-out that servers commonly have (30 s)
 MAX_MESSAGES = 500  # then a fresh connection, so that a changed upstream is noticed
+_SUBMISSIONS_PORT = 465
 _WRITE_BYTES = 128 * 1024
 _LOOK_SECONDS = 0.02
 
@@ -61,14 +62,25 @@ class UpstreamSettings:
 
     @classmethod
     def from_config(cls, config: RelayConfig, host_name: str) -> UpstreamSettings:
-        """Build the settings. Raises ConfigError when the authorities cannot be read."""
+        """Build the settings; `host_name` is ours unless there is a `heloName`.
+
+        Raises ConfigError when the authorities cannot be read.
+        """
         return cls(
-            host_name=host_name,
+            host_name=config.helo_name or host_name,
             implicit_tls=config.forward_ssl,
-            tls_context=_tls_context(config.forward_ca_file, verify=config.forward_verify_tls),
+            tls_context=upstream_context(config),
             username=config.forward_username,
             password=config.forward_password.get_secret_value(),
         )
+
+    def for_named_hop(self, port: int) -> UpstreamSettings:
+        """Return how to be a client of a next hop named by hand: without our credentials.
+
+        They are for the configured upstream alone. TLS from the first octet is what port 465
+        means (RFC 8314 section 3.3).
+        """
+        return replace(self, implicit_tls=port == _SUBMISSIONS_PORT, username="", password="")
 
     def __repr__(self) -> str:
         return f"UpstreamSettings(host_name={self.host_name!r}, username={self.username!r})"
@@ -79,6 +91,27 @@ class Verdicts:
     """How many final dots were sent and not answered yet: who ends one now repeats the mail."""
 
     awaited: int = 0
+
+    async def wait_none(self, limit_seconds: float) -> None:
+        """Wait until every final dot is answered, `limit_seconds` at most."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + limit_seconds
+        while self.awaited and loop.time() < ends_at:  # noqa: ASYNC110 — plain state
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+class ConnectWatch(Protocol):
+    """Who is told whether connections can be had."""
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the last one could not."""
+
+    def failed(self, reply: Reply) -> None:
+        """No connection could be had, for this reason."""
+
+    def worked(self) -> None:
+        """There is one that can be used."""
 
 
 class HopConnection:
@@ -129,6 +162,7 @@ class HopConnection:
                     await protocol._drain_helper()  # noqa: SLF001
         except (ConnectionError, OSError) as error:
             raise LostError(connection_lost(self._next_hop, _why(error))) from error
+        passed("attempt.content_sent")  # a turn later the final dot is out as well
         self._verdicts.awaited += 1
         try:
             return await self.command(b".")
@@ -152,18 +186,30 @@ class HopConnection:
 class ConnectionPool:
     """Open connections to one upstream; idle ones are kept for a while."""
 
-    def __init__(self, hop: SmartHost, settings: UpstreamSettings) -> None:
+    def __init__(
+        self,
+        hop: SmartHost,
+        settings: UpstreamSettings,
+        *,
+        verdicts: Verdicts | None = None,
+        watch: ConnectWatch | None = None,
+    ) -> None:
+        """`verdicts` may be shared with other pools; `watch` is told of each connection."""
         self._hop = hop
         self._settings = settings
         self._idle: deque[HopConnection] = deque()
-        self._verdicts = Verdicts()
+        self._verdicts = verdicts or Verdicts()
+        self._watch = watch
+        self._is_retired = False
 
-    async def wait_verdicts(self, limit_seconds: float) -> None:
-        """Wait until every final dot is answered, `limit_seconds` at most."""
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + limit_seconds
-        while self._verdicts.awaited and loop.time() < ends_at:  # noqa: ASYNC110 — plain state
-            await asyncio.sleep(_LOOK_SECONDS)
+    @property
+    def is_down(self) -> bool:
+        """Whether no connection could be had when that was last tried."""
+        return self._watch is not None and self._watch.is_down
+
+    def retire(self) -> None:
+        """Keep no connection any more: those in use end when they are put back."""
+        self._is_retired = True
 
     async def get(self, *, fresh: bool = False) -> HopConnection:
         """Return a connection: an idle one, or (always when `fresh`) a new one.
@@ -176,13 +222,25 @@ class ConnectionPool:
             if connection.is_open and now - connection.idle_since < IDLE_SECONDS:
                 return connection
             connection.abort()
-        return await self._connect()
+        try:
+            connection = await self._connect()
+        except ConnectError as error:
+            if self._watch is not None and not self._is_retired:
+                self._watch.failed(error.reply)
+            raise
+        self._worked()
+        return connection
+
+    def _worked(self) -> None:
+        if self._watch is not None and not self._is_retired:
+            self._watch.worked()
 
     async def put_back(self, connection: HopConnection) -> None:
         """Keep a connection that is between transactions, or end it when it has served enough."""
         if not connection.is_open:
             return
-        if connection.messages >= MAX_MESSAGES:
+        self._worked()
+        if connection.messages >= MAX_MESSAGES or self._is_retired:
             await connection.quit()
             return
         connection.idle_since = asyncio.get_running_loop().time()
@@ -216,14 +274,14 @@ class ConnectionPool:
             raise
         except ssl.SSLError as error:
             client.close()
-            raise ConnectError(tls_failed(hop.next_hop, _why(error))) from error
+            raise ConnectError(tls_failed(hop.next_hop, _tls_why(hop, error))) from error
         except TimeoutError as error:
             client.close()
             reply = cannot_connect(hop.next_hop, f"no answer within {CONNECT_SECONDS:g} s")
             raise ConnectError(reply) from error
         except (SMTPException, OSError, ValueError) as error:
             client.close()
-            raise ConnectError(_connect_reply(hop.next_hop, error)) from error
+            raise ConnectError(_connect_reply(hop, error)) from error
         except asyncio.CancelledError:
             client.close()
             raise
@@ -248,28 +306,23 @@ def _is_loopback(client: aiosmtplib.SMTP) -> bool:
     return bool(peer) and ipaddress.ip_address(peer[0].partition("%")[0]).is_loopback
 
 
-def _connect_reply(next_hop: str, error: Exception) -> Reply:
+def _connect_reply(hop: SmartHost, error: Exception) -> Reply:
     """Tell a TLS failure from the rest: aiosmtplib chains the cause."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError):
-            return tls_failed(next_hop, _why(cause))
+            return tls_failed(hop.next_hop, _tls_why(hop, cause))
         cause = cause.__cause__
-    return cannot_connect(next_hop, _why(error))
+    return cannot_connect(hop.next_hop, _why(error))
+
+
+def _tls_why(hop: SmartHost, error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return certificate_words(error, hop.host)
+    return _why(error)
 
 
 def _why(error: BaseException) -> str:
     code = getattr(error, "code", None)
     text = str(getattr(error, "message", "") or error) or type(error).__name__
     return f"{code} {text}" if isinstance(code, int) and code > 0 else text
-
-
-def _tls_context(ca_file: Path | None, *, verify: bool) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError([f"forwardCAFile {ca_file} cannot be used: {error}"]) from error
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

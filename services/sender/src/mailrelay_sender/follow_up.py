@@ -1,8 +1,9 @@
 """What remains of a job after an attempt: a deferred job, failed records, or nothing. Pure.
 
 A resend is one attempt: whatever does not succeed puts the failed record back in place, and the
-record's age plays no part. A fault of our own is a temporary failure; the third one in a row of a
-job ends it in the failed store with the evidence (queue rule 13).
+record's age plays no part. A release has the whole schedule, counted from when it was asked for. A
+fault of our own is a temporary failure; the third one in a row of a job ends it in the failed
+store with the evidence (queue rule 13).
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def follow_up(
 def message_id(job: Job, kind: str, recipients: tuple[Recipient, ...]) -> str:
     """Name a follow-up by exactly its content (queue rule 5)."""
     resend = f"/r{job.resend_of}" if job.resend_of else ""
-    return f"{job.name}/{job.attempt}/{kind}/{recipients_hash(recipients)}/{job.hop}{resend}"
+    release = f"/l{job.release.id}" if job.release else ""
+    of_what = f"{job.name}/{job.attempt}/{kind}/{recipients_hash(recipients)}/{job.hop}"
+    return f"{of_what}{resend}{release}"
 
 
 def _next_due(
@@ -76,7 +79,9 @@ def _next_due(
 ) -> float | None:
     if fault and job.faults + 1 >= MAX_FAULTS:
         return None
-    return schedule.next_due(job.attempt, accepted_at=job.accepted_at, now=now, chance=chance)
+    # Captured mail may be old when it is let go; its schedule begins then.
+    since = job.release.at if job.release else job.accepted_at
+    return schedule.next_due(job.attempt, accepted_at=since, now=now, chance=chance)
 
 
 def _expired(outcome: Outcome) -> Outcome:

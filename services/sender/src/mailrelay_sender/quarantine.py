@@ -1,8 +1,8 @@
-"""Records that were delivered suspiciously often are tried alone (queue rule 13).
+"""Suspicious records are tried alone (queue rule 13).
 
 A record that kills its sender would come back and kill the next one, for ever, and hold up the
-mail beside it. How often it was delivered only makes it suspicious: giving a record back raises
-that number too. So it is tried in a process of its own (`alone`), one at a time, and only what that
+mail beside it. One that was delivered often is suspicious (`suspicion`) and no more than that. It
+is tried in a process of its own (`alone`), one at a time, and only what that
 process does counts: when it died for the `DEATHS`-th time, the record goes to the failed store with
 the evidence.
 """
@@ -19,6 +19,7 @@ from dataclasses import replace
 import msgspec
 from prometheus_client import Counter
 
+from mailrelay.config.model import RelayConfig
 from mailrelay.mail.job import Job
 from mailrelay.queue.bodies import BodyStore, BodyUnreadableError
 from mailrelay.queue.wire import encode_jobs
@@ -36,7 +37,6 @@ from mailrelay_sender.alone import (
 from mailrelay_sender.attempt import AttemptResult, give_up
 from mailrelay_sender.classify import poison
 
-SUSPICIOUS_DELIVERIES = 10
 DEATHS = 3
 _START_AND_END_SECONDS = 15.0  # on top of the attempt's own limit
 _MODULE = "mailrelay_sender.alone"
@@ -66,6 +66,10 @@ class Quarantine:
         self._limit_seconds = limit_seconds + _START_AND_END_SECONDS
         self._log = log
         self._alone = asyncio.Lock()
+
+    def use(self, config: RelayConfig) -> None:
+        """Take the attempt's limit of another configuration."""
+        self._limit_seconds = config.processing_timeout + _START_AND_END_SECONDS
 
     async def attempt(self, job: Job, next_hop: str, delivered: int) -> AttemptResult:
         """Try the job; its recipients have expired when the process died `DEATHS` times.

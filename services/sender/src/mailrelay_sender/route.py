@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mailrelay.config.model import RelayConfig
+from mailrelay.mail.job import Job
+from mailrelay.mail.next_hop import format_next_hop, parse_next_hop
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +27,24 @@ class SmartHost:
     @property
     def next_hop(self) -> str:
         """The upstream as logs and records name it."""
-        return f"{self.host}:{self.port}"
+        return format_next_hop(self.host, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedHop(SmartHost):
+    """Hand released mail to the next hop that was named with the release."""
+
+    name: str = "named"
 
 
 Route = Capture | SmartHost
+
+
+def route_of_job(job: Job, route: Route) -> Route:
+    """Return where a job goes: the relay's own route, unless its release names a next hop."""
+    if job.release is None or not job.release.next_hop:
+        return route
+    return NamedHop(*parse_next_hop(job.release.next_hop))
 
 
 def route_of(config: RelayConfig) -> Route:

@@ -8,6 +8,7 @@ between repeats the job and never loses it.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter as Counts
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -15,30 +16,45 @@ from prometheus_client import Counter, Histogram
 
 from mailrelay.mail.disposition import Disposition, Outcome
 from mailrelay.mail.event import Attempted, Summary
-from mailrelay.mail.job import Body, CaptureRecord, FailedRecord, Job, recipients_hash
-from mailrelay.queue.bodies import MAX_COPIED_BYTES, BodyStore, body_token
+from mailrelay.mail.ids import QueueId
+from mailrelay.mail.job import (
+    Body,
+    CaptureRecord,
+    FailedRecord,
+    Job,
+    ResendMark,
+    recipients_hash,
+)
+from mailrelay.queue.bodies import (
+    MAX_COPIED_BYTES,
+    BodyLostError,
+    BodyStore,
+    Writing,
+    body_token,
+)
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import Claim
 from mailrelay.queue.errors import ClaimVoidError, QueueError, QueueFullError
 from mailrelay.queue.events import EventWriter
-from mailrelay.queue.failed import FailedStore
+from mailrelay.queue.failed import FailedStore, ResendClaim, UnreadablePlace
 from mailrelay.queue.lanes import lane_for
 from mailrelay.queue.publish import Publisher, Record
-from mailrelay.queue.wire import encode_capture, encode_jobs
+from mailrelay.queue.wire import RecordError, encode_capture, encode_jobs
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.steps import passed
 from mailrelay_sender.follow_up import FollowUp, message_id
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 1.0
 # A restarted server is ready for acks within a second; two of them wait for 2 s each.
 UNANSWERED_SECONDS = 4.0
-REWRITE_BODY_SECONDS = 30 * 60  # half of what the monitor gives a body that nobody names
+_MAX_RESENDS = 4096  # more than slots and settling together
 
 _recipients = Counter(
     "mailrelay_recipients_total",
     "Recipients by what an attempt made of them.",
-    # disposition: see mailrelay.mail.disposition; route: capture, smarthost
+    # disposition: see mailrelay.mail.disposition; route: capture, smarthost, named
     ["disposition", "route"],
 )
 _latency = Histogram(
@@ -74,56 +90,113 @@ class Settler:
         self._clock = clock
         self._lane_grows = lane_grows
         # Bodies of jobs whose settling is under way, and when they were written.
-        self._written: dict[str, tuple[Body, float]] = {}
+        self._written: dict[str, tuple[Body, Writing]] = {}
+        # Resends that this process claimed and has not settled.
+        self._resends: dict[ResendMark, ResendClaim] = {}
 
     async def settle(
         self, claim: Claim, job: Job, rest: FollowUp, *, route: str, duration_seconds: float
     ) -> None:
         """Carry out what `rest` says, then ack the claim."""
+        if await self._is_settled_elsewhere(claim, job):
+            # Whoever acked the record stored what remains; ours would be a second copy, and may
+            # name content that is gone by now.
+            self._log.warning("settle.elsewhere", id=job.submission, batch=job.batch)
+            self._tell(job, rest, route, duration_seconds)
+            self._events.tell(_event(job, job, rest, self._clock(), duration_seconds))
+            return
         kept = await self._with_stored_body(job, rest)
         # Failed records first: once the deferred job is stored it may run and end, and its end
         # prompts the question whether anything names the body.
         for record in kept.failed:
-            await self._store_failed(job, record)
+            await self._store_failed(claim, job, record)
+            passed("settle.failed_stored")
         if kept.deferred is not None:
             await self._store_deferred(job, kept.deferred)
+            passed("settle.deferred_stored")
         if kept.captured is not None:
             await self._store_captured(kept.captured)
+            passed("settle.captured_stored")
         if kept.done:
-            name = message_id(job, "done", job.recipients)
-            await self._until_done("store", job, lambda: self._failed.store_done(job, name))
+            await self._store_done(claim, job)
+            passed("settle.done_stored")
         self._tell(job, kept, route, duration_seconds)
         stored = kept.deferred or (kept.failed[0].job if kept.failed else job)
         await self._events.tell_and_wait(_event(job, stored, kept, self._clock(), duration_seconds))
-        await self._ack(claim, job)
-        self._written.pop(job.name, None)
+        passed("settle.event_told")
+        await self._ack(claim, job.submission)
+        passed("settle.acked")  # or let go, see there
+        self._written.pop(_body_key(job), None)
+        self._resends.pop(_mark(claim), None)
+
+    async def _is_settled_elsewhere(self, claim: Claim, job: Job) -> bool:
+        """Tell whether another sender was given the record, and settled it meanwhile."""
+        if claim.is_surely_ours:
+            return False
+        found: list[bool] = []
+
+        async def ask() -> None:
+            try:
+                found.append(await claim.is_still_there())
+            except ClaimVoidError:
+                found.append(True)  # the server lost it: this process has the only copy left
+
+        await self._until_done("look for the record", job.submission, ask)
+        return not found[-1]
 
     async def move(self, claim: Claim, job: Job) -> None:
         """Store a job that is not due in the lane it waits in next, then ack (queue rule 6)."""
         moved = replace(job, hop=job.hop + 1)
         await self._store_in_lane(moved, message_id(moved, "move", moved.recipients))
-        await self._ack(claim, job)
+        passed("move.stored")
+        await self._ack(claim, job.submission)
+        passed("move.acked")
 
     async def unbundle(self, claim: Claim, jobs: list[Job]) -> None:
         """Store the jobs of a grouped record one by one, due now, then ack (queue rule 2)."""
         for job in jobs:
             await self._store_in_lane(job, message_id(job, "unbundled", job.recipients))
-        await self._ack(claim, jobs[0])
+            passed("unbundle.job_stored")
+        await self._ack(claim, jobs[0].submission)
+        passed("unbundle.acked")
+
+    async def set_aside(self, claim: Claim, error: RecordError) -> None:
+        """Keep a record that cannot be read in the failed store, as it is, then ack it."""
+        place = UnreadablePlace.of(claim.subject, claim.sequence, claim.stored_at)
+
+        async def store() -> None:
+            await self._failed.store_unreadable(place, claim.payload, str(error))
+
+        await self._until_done("store", place.submission, store)
+        passed("aside.stored")
+        await self._ack(claim, place.submission)
+        passed("aside.acked")
 
     async def drop_stale_resend(self, claim: Claim, job: Job) -> None:
-        """Ack a resend whose failed record is not the one that it names any more."""
-        await self._ack(claim, job)
+        """Ack a resend that may not go on: another one did, or the failed record is gone."""
+        self._log.info("resend.dropped", id=job.submission, sequence=job.resend_of)
+        await self._ack(claim, job.submission)
+        passed("resend.dropped")
 
-    async def is_current_resend(self, job: Job) -> bool:
-        """Tell whether the failed record that a resend names is still the last (queue rule 8)."""
-        found: list[int] = []
+    async def claim_resend(self, claim: Claim, job: Job) -> bool:
+        """Tell whether this claim is the one that may resend its failed record (queue rule 8)."""
+        return await self._claimed_resend(claim, job) is not None
 
-        async def look() -> None:
-            recipient = job.recipients[0].number
-            found.append(await self._failed.last_sequence(job.submission, recipient))
+    async def _claimed_resend(self, claim: Claim, job: Job) -> ResendClaim | None:
+        mark = _mark(claim)
+        found: list[ResendClaim | None] = []
 
-        await self._until_done("look-up", job, look)
-        return found[-1] == job.resend_of
+        async def ask() -> None:
+            found.append(await self._failed.claim_resend(job, mark))
+
+        if mark not in self._resends:
+            await self._until_done("claim of the failed record", job.submission, ask)
+            if found[-1] is None:
+                return None
+            if len(self._resends) >= _MAX_RESENDS:
+                del self._resends[next(iter(self._resends))]  # it is asked for again
+            self._resends[mark] = found[-1]
+        return self._resends[mark]
 
     async def _with_stored_body(self, job: Job, rest: FollowUp) -> FollowUp:
         """Put content that would be written again into the body stream, once."""
@@ -143,34 +216,34 @@ class Settler:
 
     async def _store_body(self, job: Job) -> Body:
         """Write a job's content as a body, once while its settling is repeated."""
-        known = self._written.get(job.name)
+        known = self._written.get(_body_key(job))
         if known is not None:
             return known[0]
-        bodies = []
+        await self._until_done("store", job.submission, lambda: self._write_body(job))
+        return self._written[_body_key(job)][0]
 
-        async def store() -> None:
-            bodies.append(await self._bodies.store_content(job.submission, job.content))
-
-        await self._until_done("store", job, store)
-        self._written[job.name] = (bodies[-1], self._clock())
-        return bodies[-1]
+    async def _write_body(self, job: Job) -> None:
+        writing = await self._bodies.begin()
+        body = await self._bodies.store_content(job.submission, job.content)
+        passed("settle.body_stored")
+        self._written[_body_key(job)] = (body, writing)
 
     def _keeps_body(
         self, job: Job, body: Body | None, step: Callable[[], Awaitable[None]]
     ) -> Callable[[], Awaitable[None]]:
-        """Let a follow-up that names a new body write it anew when it is held up for long.
+        """Let a follow-up that names a new body write it anew when it may be gone by then.
 
         No record names that body before the follow-up is stored, so the monitor may sweep it
-        after an hour (queue rule 10).
+        after an hour (queue rule 10), and the server may have lost it (rule 14).
         """
         if body is None or not job.content:
             return step
 
         async def keep() -> None:
-            _, written_at = self._written[job.name]
-            if self._clock() - written_at >= REWRITE_BODY_SECONDS:
-                await self._bodies.store_content(job.submission, job.content)
-                self._written[job.name] = (body, self._clock())
+            try:
+                await self._bodies.check(self._written[_body_key(job)][1])
+            except BodyLostError:
+                await self._write_body(job)
             await step()
 
         return keep
@@ -188,10 +261,28 @@ class Settler:
         subject = self._names.lane_subject(lane, body_token(job))
         return Record(subject, encode_jobs([job]), name)
 
-    async def _store_failed(self, job: Job, record: FailedRecord) -> None:
-        name = message_id(job, record.disposition.value, record.job.recipients)
-        step = self._keeps_body(job, record.job.body, lambda: self._failed.store(record, name))
-        await self._until_done("store", job, step)
+    async def _store_failed(self, claim: Claim, job: Job, record: FailedRecord) -> None:
+        async def store() -> None:
+            if job.resend_of:
+                resend = await self._claimed_resend(claim, job)
+                if resend is not None:
+                    await self._failed.store_again(record, resend)
+            elif job.release is not None:
+                await self._failed.store_released(record)
+            else:
+                await self._failed.store(record)
+
+        await self._until_done(
+            "store", job.submission, self._keeps_body(job, record.job.body, store)
+        )
+
+    async def _store_done(self, claim: Claim, job: Job) -> None:
+        async def store() -> None:
+            resend = await self._claimed_resend(claim, job)
+            if resend is not None:
+                await self._failed.store_done(job, resend)
+
+        await self._until_done("store", job.submission, store)
 
     async def _store_captured(self, job: Job) -> None:
         record = CaptureRecord(job, self._clock())
@@ -202,12 +293,16 @@ class Settler:
         await self._store(job, Record(subject, encode_capture(record), name))
 
     async def _store(self, job: Job, record: Record, body: Body | None = None) -> None:
+        async def check() -> None:
+            if body is not None and job.content:
+                await self._bodies.check(self._written[_body_key(job)][1])
+
         async def store() -> None:
-            await self._publisher.store(record)
+            await self._publisher.store(record, guard=check)
 
-        await self._until_done("store", job, self._keeps_body(job, body, store))
+        await self._until_done("store", job.submission, self._keeps_body(job, body, store))
 
-    async def _ack(self, claim: Claim, job: Job) -> None:
+    async def _ack(self, claim: Claim, submission: QueueId) -> None:
         """Ack until it is confirmed, or until the server does not know what it is asked.
 
         A server that was killed may have forgotten that it delivered the record (it writes that
@@ -222,11 +317,11 @@ class Settler:
             try:
                 return await claim.ack()
             except ClaimVoidError as error:
-                self._log.critical("queue.lost", id=job.submission, error=str(error))
+                self._log.critical("queue.lost", id=submission, error=str(error))
                 return None
             except QueueError as error:
                 _held_up.inc()
-                self._log.warning("settle.repeats", step="ack", id=job.submission, error=str(error))
+                self._log.warning("settle.repeats", step="ack", id=submission, error=str(error))
             if not self._connection.is_connected:
                 unanswered_since = loop.time()
             elif loop.time() - unanswered_since >= UNANSWERED_SECONDS:
@@ -234,7 +329,9 @@ class Settler:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    async def _until_done(self, what: str, job: Job, step: Callable[[], Awaitable[None]]) -> None:
+    async def _until_done(
+        self, what: str, submission: QueueId, step: Callable[[], Awaitable[None]]
+    ) -> None:
         """Repeat a step until the queue has confirmed it; the claim is held meanwhile.
 
         Raises QueueFullError: the caller keeps the outcome and comes again.
@@ -245,18 +342,28 @@ class Settler:
                 return await step()
             except QueueFullError as error:
                 # Room comes from other mail's attempts, which need what this one would hold.
-                self._log.warning("settle.repeats", step=what, id=job.submission, error=str(error))
+                self._log.warning("settle.repeats", step=what, id=submission, error=str(error))
                 raise
             except QueueError as error:
                 _held_up.inc()
-                self._log.warning("settle.repeats", step=what, id=job.submission, error=str(error))
+                self._log.warning("settle.repeats", step=what, id=submission, error=str(error))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _tell(self, job: Job, rest: FollowUp, route: str, duration_seconds: float) -> None:
-        """One log line for each recipient, and the counters."""
+        """One log line for the job, one for each recipient, and the counters."""
         by_number = {recipient.number: recipient for recipient in job.recipients}
         now = self._clock()
+        counts = Counts(outcome.disposition.value for outcome in rest.outcomes)
+        self._log.info(
+            "mail.batch",
+            id=job.submission,
+            batch=f"{job.batch}/{job.batches}",
+            attempt=job.attempt,
+            recipients=len(job.recipients),
+            seconds=round(duration_seconds, 4),
+            **counts,
+        )
         for outcome in rest.outcomes:
             disposition = outcome.disposition
             _recipients.labels(disposition.value, route).inc()
@@ -273,6 +380,15 @@ class Settler:
                 seconds=round(duration_seconds, 4),
                 **_retry_fields(rest, outcome, now),
             )
+
+
+def _mark(claim: Claim) -> ResendMark:
+    return ResendMark(claim.stream, claim.sequence, claim.stored_at)
+
+
+def _body_key(job: Job) -> str:
+    """Name a job among those being settled: resends and releases share its submission."""
+    return message_id(job, "body", job.recipients)
 
 
 def _retry_fields(rest: FollowUp, outcome: Outcome, now: float) -> dict[str, float]:

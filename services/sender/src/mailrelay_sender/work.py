@@ -7,11 +7,13 @@ import random
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from prometheus_client import Gauge, Histogram
 
-from mailrelay.config.model import Retry
+from mailrelay.config.model import RelayConfig, Retry
 from mailrelay.mail.disposition import Disposition
+from mailrelay.mail.job import Job
 from mailrelay.mail.retry import RetrySchedule
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.errors import QueueFullError
@@ -19,20 +21,22 @@ from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.tasks import BoundedTasks
 from mailrelay.runtime.tracing import Tracing
-from mailrelay_sender.attempt import AttemptResult, attempt, capture
-from mailrelay_sender.classify import CAPTURED
-from mailrelay_sender.connection import ConnectionPool
+from mailrelay_sender.attempt import AttemptResult, attempt, capture, leave_out
+from mailrelay_sender.classify import CAPTURED, not_tried
 from mailrelay_sender.follow_up import FollowUp, follow_up
-from mailrelay_sender.quarantine import SUSPICIOUS_DELIVERIES, Quarantine
-from mailrelay_sender.route import Route, SmartHost
+from mailrelay_sender.pacing import Pacing
+from mailrelay_sender.quarantine import Quarantine
+from mailrelay_sender.route import NamedHop, Route, SmartHost, route_of_job
 from mailrelay_sender.settle import Settler
-from mailrelay_sender.slots import Key, Slots, Work
+from mailrelay_sender.slots import Slots, Work
+from mailrelay_sender.suspicion import Key
+from mailrelay_sender.upstream import Upstream
 
 _in_flight = Gauge("mailrelay_deliveries_in_flight", "Attempts under way.")
 _attempt_seconds = Histogram(
     "mailrelay_attempt_seconds",
     "How long an attempt took.",
-    ["route"],  # capture, smarthost
+    ["route"],  # capture, smarthost, named: by hand, with a release
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30, 120, 600),
 )
 _FAULT_PAUSE_SECONDS = 5.0
@@ -66,6 +70,26 @@ def schedule_of(retry: Retry) -> RetrySchedule:
     )
 
 
+@dataclass(slots=True)
+class Patience:
+    """How long an attempt may take and when the next one is; follows the configuration."""
+
+    schedule: RetrySchedule
+    attempt_limit_seconds: float
+
+    FOLLOWS: ClassVar = ("retry", "processingTimeout")
+
+    @classmethod
+    def of(cls, config: RelayConfig) -> Patience:
+        """Return what a configuration says."""
+        return cls(schedule_of(config.retry), config.processing_timeout)
+
+    def use(self, config: RelayConfig) -> None:
+        """Take new values: they hold for what begins or is deferred from now on."""
+        self.schedule = schedule_of(config.retry)
+        self.attempt_limit_seconds = config.processing_timeout
+
+
 @dataclass(frozen=True, slots=True)
 class WorkParts:
     """What all slots share."""
@@ -73,19 +97,22 @@ class WorkParts:
     slots: Slots
     settler: Settler
     bodies: BodyStore
-    route: Route
-    pool: ConnectionPool | None  # none when mail is captured
+    upstream: Upstream
+    pacing: Pacing
     quarantine: Quarantine
-    schedule: RetrySchedule
-    attempt_limit_seconds: float
+    patience: Patience
     tracing: Tracing
     log: Logger
     clock: Clock
     parked: Parked
     unsettled: dict[Key, Tried] = field(default_factory=dict)
-    resending: set[tuple[str, int] | None] = field(default_factory=set)
     settling: BoundedTasks = field(default_factory=lambda: BoundedTasks(MAX_SETTLING))
     suspects: BoundedTasks = field(default_factory=lambda: BoundedTasks(MAX_SUSPECTS))
+
+    @property
+    def route(self) -> Route:
+        """Where mail goes now."""
+        return self.upstream.route
 
 
 async def work_slot(parts: WorkParts) -> None:
@@ -96,17 +123,9 @@ async def work_slot(parts: WorkParts) -> None:
     """
     while True:
         work = await parts.slots.next_work()
-        resend = _resend_key(work)
-        if resend is not None and resend in parts.resending:
-            # The same failed record asked for twice: the second finds out once the first is done.
-            await parts.slots.give_back(work, _FAULT_PAUSE_SECONDS)
-            continue
-        if resend is not None:
-            parts.resending.add(resend)
-        if not _is_suspicious(work):
+        if not parts.slots.is_suspicious(work):
             await _through(parts, work)
         elif parts.suspects.is_full:
-            parts.resending.discard(resend)
             await parts.slots.give_back(work, _SUSPECT_PAUSE_SECONDS)
         else:
             # It waits its turn to be tried alone without keeping a slot from other mail.
@@ -123,10 +142,6 @@ async def _through(parts: WorkParts, work: Work) -> None:
         await parts.settling.start(_finish(parts, work, tried))
 
 
-def _is_suspicious(work: Work) -> bool:
-    return work.claim.delivered > SUSPICIOUS_DELIVERIES
-
-
 async def settle_parked(parts: WorkParts) -> None:
     """Settle again, until cancelled, what was sent in part and finds the queue full.
 
@@ -140,19 +155,21 @@ async def settle_parked(parts: WorkParts) -> None:
         parts.slots.wake_new()
 
 
-def _resend_key(work: Work) -> tuple[str, int] | None:
-    job = work.jobs[0]
-    return (job.submission, job.recipients[0].number) if job.resend_of else None
-
-
 async def _deliver(parts: WorkParts, work: Work) -> Tried | None:
     """Attempt a record's job; None when there is nothing to attempt."""
     job = work.jobs[0]
     if len(work.jobs) > 1:
         return None
-    if job.resend_of and not await parts.settler.is_current_resend(job):
+    known = parts.unsettled.pop(work.key, None)
+    if known is not None:
+        return known
+    if job.resend_of and not await parts.settler.claim_resend(work.claim, job):
         return None
-    return parts.unsettled.pop(work.key, None) or await _tried(parts, work)
+    if work.stopped_by:
+        return _left_out(parts, job, work.stopped_by)
+    tried = await _tried(parts, work)
+    await parts.pacing.ended(job, tried[0])
+    return tried
 
 
 async def _finish(parts: WorkParts, work: Work, tried: Tried | None) -> None:
@@ -162,7 +179,6 @@ async def _finish(parts: WorkParts, work: Work, tried: Tried | None) -> None:
         if tried is not None and _is_forgettable(tried[0]):
             # The record stays as it is, and is tried again: that may make room, which waiting
             # for room to note one more deferral never does.
-            parts.resending.discard(_resend_key(work))
             await parts.slots.give_back(work, _FULL_PAUSE_SECONDS)
         else:
             parts.parked.append((work, tried))
@@ -175,7 +191,6 @@ async def _finish(parts: WorkParts, work: Work, tried: Tried | None) -> None:
         await _set_aside(parts, work, error)
     else:
         parts.slots.finished(work)
-        parts.resending.discard(_resend_key(work))
 
 
 def _is_forgettable(rest: FollowUp) -> bool:
@@ -191,7 +206,7 @@ async def _settle(parts: WorkParts, work: Work, tried: Tried | None) -> None:
     if tried is not None:
         rest, duration = tried
         await parts.settler.settle(
-            work.claim, job, rest, route=parts.route.name, duration_seconds=duration
+            work.claim, job, rest, route=_route(parts, job).name, duration_seconds=duration
         )
     elif len(work.jobs) > 1:
         await parts.settler.unbundle(work.claim, work.jobs)
@@ -202,7 +217,6 @@ async def _settle(parts: WorkParts, work: Work, tried: Tried | None) -> None:
 async def _set_aside(parts: WorkParts, work: Work, error: Exception) -> None:
     """Give a record back on which our own code failed: it is neither lost nor hot."""
     parts.log.error("sender.fault", id=work.jobs[0].submission, exc_info=error)
-    parts.resending.discard(_resend_key(work))
     await parts.slots.give_back(work, _FAULT_PAUSE_SECONDS)
 
 
@@ -214,13 +228,13 @@ async def _tried(parts: WorkParts, work: Work) -> Tried:
     with _in_flight.track_inprogress():
         result = await _try(parts, work)
     duration = time.monotonic() - started
-    _attempt_seconds.labels(parts.route.name).observe(duration)
+    _attempt_seconds.labels(_route(parts, job).name).observe(duration)
     if result.fault is not None:
         parts.log.error("sender.fault", id=job.submission, exc_info=result.fault)
     rest = follow_up(
         job,
         result.outcomes,
-        parts.schedule,
+        parts.patience.schedule,
         now=parts.clock(),
         chance=random.random(),  # noqa: S311 — spreads retries, guards nothing
         fault=result.fault is not None,
@@ -234,22 +248,37 @@ async def _tried(parts: WorkParts, work: Work) -> Tried:
             "mailrelay.batch": job.batch,
             "mailrelay.attempt": job.attempt,
             "mailrelay.recipients": len(job.recipients),
-            "server.address": _next_hop(parts.route),
+            "server.address": _next_hop(_route(parts, job)),
         },
         error=str(worst.reply) if worst else "",
     )
     return rest, duration
 
 
+def _left_out(parts: WorkParts, job: Job, stopped_by: int) -> Tried:
+    """End a job untried (`continueOnError` is false)."""
+    result = leave_out(job, not_tried(stopped_by, job.batches))
+    now = parts.clock()
+    return follow_up(job, result.outcomes, parts.patience.schedule, now=now, chance=0.0), 0.0
+
+
 async def _try(parts: WorkParts, work: Work) -> AttemptResult:
     job = work.jobs[0]
-    if _is_suspicious(work):
-        return await parts.quarantine.attempt(job, _next_hop(parts.route), work.claim.delivered)
-    if not isinstance(parts.route, SmartHost) or parts.pool is None:
+    route = _route(parts, job)
+    upstream = parts.upstream
+    if parts.slots.is_suspicious(work):
+        return await parts.quarantine.attempt(job, _next_hop(route), work.claim.delivered)
+    pool = upstream.pool
+    if isinstance(route, NamedHop):
+        pool = await upstream.named_hops.pool(route)
+    if not isinstance(route, SmartHost) or pool is None:
         return capture(job, CAPTURED)
-    return await attempt(
-        job, parts.pool, parts.route.next_hop, parts.bodies.pieces, parts.attempt_limit_seconds
-    )
+    limit_seconds = parts.patience.attempt_limit_seconds
+    return await attempt(job, pool, route.next_hop, parts.bodies.pieces, limit_seconds)
+
+
+def _route(parts: WorkParts, job: Job) -> Route:
+    return route_of_job(job, parts.route)
 
 
 def _next_hop(route: Route) -> str:

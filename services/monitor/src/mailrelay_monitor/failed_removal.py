@@ -1,0 +1,212 @@
+"""Remove failed records that were not delivered: by hand, or the oldest past a limit.
+
+The only place that does. Why one goes is noted first (`failed_index`), so that a removal that the
+process's end broke off is finished, and not taken for something that the stream dropped. A resend
+that is under way is not called back, but what it comes to is not stored any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter
+
+from mailrelay.config.model import Failed
+from mailrelay.mail.event import Discarded, Summary
+from mailrelay.mail.ids import QueueId
+from mailrelay.mail.job import ResendMark
+from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.events import EventWriter
+from mailrelay.queue.failed import FailedStore
+from mailrelay.runtime.clock import Clock
+from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.steps import passed
+from mailrelay_monitor import failed_index
+from mailrelay_monitor.admin_database import AdminDatabase
+from mailrelay_monitor.failed_files import FailedFiles
+from mailrelay_monitor.failed_index import Ended, FailedRow, Outcome
+
+BY_HAND: Final = "byHand"
+MAX_AGE: Final = "maxAge"
+MAX_RECORDS: Final = "maxRecords"
+MAX_BYTES: Final = "maxBytes"
+DROPPED: Final = "droppedByStream"
+# Of the stream's own limit, so that the monitor is there first and it is known what goes.
+SHARE_OF_STREAM = 0.9
+_AT_ONCE = 500
+_OVERHEAD_BYTES = 100  # of a record in its stream: subject, headers, the server's own
+
+
+class RemovalMetrics:
+    """What went without having been delivered."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.discarded = Counter(
+            "mailrelay_failed_discarded",
+            "Failed records that are gone without having been delivered.",
+            # byHand; maxAge, maxRecords, maxBytes: past a limit of `failed`;
+            # droppedByStream: gone without the monitor
+            ["reason"],
+            registry=registry,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the failed store holds, as the limits see it."""
+
+    records: int
+    stored_bytes: int
+    max_bytes: int
+
+
+class FailedRemover:
+    """Removes, and tells."""
+
+    def __init__(  # noqa: PLR0913 — it is where these meet
+        self,
+        connection: QueueConnection,
+        store: FailedStore,
+        database: AdminDatabase,
+        files: FailedFiles,
+        events: EventWriter,
+        limits: Failed,
+        *,
+        clock: Clock,
+        log: Logger,
+        metrics: RemovalMetrics,
+        prompt: Callable[[QueueId], None],
+        ended: Callable[[list[Ended]], None],
+    ) -> None:
+        """`prompt` is told of submissions whose stored content may be done with."""
+        self._connection = connection
+        self._store = store
+        self._database = database
+        self._files = files
+        self._events = events
+        self._limits = limits
+        self._clock = clock
+        self._log = log
+        self._metrics = metrics
+        self._prompt = prompt
+        self._ended = ended
+        self._removing = asyncio.Lock()
+
+    async def remove(self, row: FailedRow) -> bool:
+        """Remove a record by hand, with its file; False when another request did meanwhile.
+
+        Raises QueueError, AdminUnwritableError.
+        """
+        async with self._removing:
+            return await self._remove(row, BY_HAND)
+
+    async def keep_limits(self) -> None:
+        """Remove what is past a limit, oldest first, and finish what was broken off.
+
+        Raises QueueError, AdminUnwritableError.
+        """
+        async with self._removing:
+            for row in await self._database.run(
+                lambda database: failed_index.being_removed(database, _AT_ONCE)
+            ):
+                await self._carry_out(row, row.removing)
+            for row, reason in await self._beyond():
+                if not await self._is_being_resent(row):
+                    await self._remove(row, reason)
+
+    async def tell(self, row: FailedRow, reason: str) -> None:
+        """Say that a record is gone without having been delivered; twice after a crash."""
+        self._metrics.discarded.labels(reason).inc()
+        self._log.warning(
+            "failed.discarded",
+            id=row.submission,
+            recipient=row.address,
+            reason=reason,
+            failed_at=row.failed_at,
+            reply=row.reply,
+        )
+        summary = Summary(
+            row.submission,
+            row.reverse_path,
+            row.size_bytes,
+            row.total_recipients,
+            row.accepted_at,
+            row.stored_body,
+        )
+        event = Discarded(summary, self._clock(), row.recipient, row.address, reason)
+        await self._events.tell_and_wait(event)
+        if row.stored_body:
+            self._prompt(row.submission)
+
+    async def _remove(self, row: FailedRow, reason: str) -> bool:
+        noted = await self._database.run(
+            lambda database: failed_index.set_removing(database, row, reason)
+        )
+        passed("discard.noted")
+        return noted and await self._carry_out(row, reason)
+
+    async def _carry_out(self, row: FailedRow, reason: str) -> bool:
+        if reason == BY_HAND:
+            await self._store.remove(row.submission, row.recipient)
+        elif not await self._store.remove_exactly(row.sequence):
+            last = await self._store.last(row.submission, row.recipient)
+            if last is not None:
+                # A resend took it up, or ended: it is another record now, and not the oldest.
+                await self._database.run(lambda db: failed_index.set_removing(db, row, ""))
+                return False
+        passed("discard.removed")
+        await self._files.remove(row)
+        passed("discard.file_removed")
+        if row.stage:
+            self._ended([Ended(row.request, Outcome.GONE)])
+        await self.tell(row, reason)
+        await self._database.run(lambda database: failed_index.delete(database, row))
+        return True
+
+    async def _beyond(self) -> list[tuple[FailedRow, str]]:
+        """Return what is past a limit now, and which."""
+        limits, found = self._limits, list[tuple[FailedRow, str]]()
+        if limits.max_age_seconds:
+            before = self._clock() - limits.max_age_seconds
+            found += [
+                (row, MAX_AGE)
+                for row in await self._database.run(
+                    lambda database: failed_index.accepted_before(database, before, _AT_ONCE)
+                )
+            ]
+        held = await self._held()
+        over = held.records - limits.max_records
+        excess = held.stored_bytes - held.max_bytes
+        if over <= 0 and excess <= 0:
+            return found
+        rows = await self._database.run(lambda database: failed_index.oldest(database, _AT_ONCE))
+        for number, row in enumerate(rows):
+            if number < over:
+                found.append((row, MAX_RECORDS))
+            elif excess > 0:
+                found.append((row, MAX_BYTES))
+            else:
+                break
+            excess -= row.record_bytes + _OVERHEAD_BYTES
+        unique = {(row.submission, row.recipient): (row, why) for row, why in reversed(found)}
+        return list(unique.values())
+
+    async def _held(self) -> Held:
+        info = await self._connection.api(f"STREAM.INFO.{self._connection.names.failed_stream}")
+        of_stream = int(int(info["config"]["max_bytes"]) * SHARE_OF_STREAM)
+        wanted = self._limits.max_bytes
+        records = await self._database.run(failed_index.total)
+        return Held(
+            records,
+            int(info["state"]["bytes"]),
+            min(wanted, of_stream) if wanted else of_stream,
+        )
+
+    async def _is_being_resent(self, row: FailedRow) -> bool:
+        if not row.mark_sequence:
+            return False
+        mark = ResendMark(self._connection.names.lane_stream, row.mark_sequence, row.mark_stored_at)
+        return await self._store.is_in_lane(mark)

@@ -1,0 +1,382 @@
+"""A sender with one slot: claim, attempt, settle (queue rules 4 to 6, 8, 12, 14)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+from tests.model.checker import Move
+from tests.model.follow_up import name_of, steps_after
+from tests.model.ingress import store_body
+from tests.model.rules import Rules
+from tests.model.server import (
+    excuse,
+    find,
+    forget_gone,
+    is_open,
+    is_untouched,
+    publish,
+    put,
+    remove,
+    spend,
+    with_account,
+    with_failed,
+    with_sender,
+    with_submission,
+)
+from tests.model.state import (
+    Account,
+    Captured,
+    Failed,
+    Job,
+    Kept,
+    Record,
+    Sender,
+    State,
+    Step,
+    Walk,
+)
+
+Effect = tuple[str, State]
+ACK = Step("ack")
+
+
+def sender_moves(state: State, walk: Walk, rules: Rules) -> Iterator[Move[State]]:
+    for number, sender in enumerate(state.senders):
+        if sender.is_stopped:
+            yield Move(f"sender {number} goes on", _resumed(state, number, rules))
+        elif sender.record is None:
+            yield from _claims(state, number, walk, rules)
+        else:
+            yield from _work(state, number, sender, walk, rules)
+        if sender.record is not None or sender.memory:
+            yield from _faults(state, number, sender, rules)
+
+
+def _faults(state: State, number: int, sender: Sender, rules: Rules) -> Iterator[Move[State]]:
+    """Killed, or stopped for longer than ack_wait (a network that is cut looks the same)."""
+    excused = state
+    if sender.record is not None and is_open(sender, rules):
+        excused = excuse(state, sender.record.job)
+    if state.budget.crash:
+        after = with_sender(spend(excused, "crash"), number, Sender(epoch=state.epoch))
+        yield Move(f"sender {number} is killed", after, is_fault=True)
+    if state.budget.stop and sender.record is not None and not sender.is_stopped:
+        after = with_sender(spend(excused, "stop"), number, sender._replace(is_stopped=True))
+        yield Move(f"sender {number} is stopped; its claim runs out", after, is_fault=True)
+
+
+def _resumed(state: State, number: int, rules: Rules) -> State:
+    sender = state.senders[number]
+    return _uncertain(state, number, sender._replace(is_stopped=False, is_forgotten=True), rules)
+
+
+def _uncertain(state: State, number: int, sender: Sender, rules: Rules) -> State:
+    if rules.lets_go_of_lost_claims and is_untouched(sender):
+        return with_sender(state, number, _idle(sender))
+    return with_sender(state, number, sender)
+
+
+def _idle(sender: Sender, kept: Record | None = None) -> Sender:
+    memory = sender.memory
+    if kept is not None:
+        memory = tuple(sorted((*memory, Kept(kept, ()))))
+    return Sender(epoch=sender.epoch, memory=memory)
+
+
+def _holds(state: State, sender: Sender, record: Record) -> bool:
+    return (
+        sender.record == record
+        and sender.epoch == state.epoch
+        and not sender.is_stopped
+        and not sender.is_forgotten
+    )
+
+
+def _claims(state: State, number: int, walk: Walk, rules: Rules) -> Iterator[Move[State]]:
+    for record in state.records:
+        if any(_holds(state, sender, record) for sender in state.senders):
+            continue
+        others = [other for other in state.senders if other.record == record]
+        for words, steps in _first_steps(state, number, record, walk, rules):
+            chosen = (ACK,) if others and not rules.works_on_what_comes_again else steps
+            memory = tuple(kept for kept in state.senders[number].memory if kept.record != record)
+            claimed = Sender(record, state.epoch, chosen, memory=memory)
+            job = record.job
+            what = "resend of " if job.resend else "release of " if job.release else ""
+            yield Move(
+                f"sender {number} claims {what}{_words(job)} from {record.stream}"
+                f" {record.sequence}{words}",
+                with_sender(state, number, claimed),
+            )
+
+
+def _words(job: Job) -> str:
+    return f"job {job.submission}.{job.batch} {list(job.recipients)} attempt {job.attempt}"
+
+
+def _first_steps(
+    state: State, number: int, record: Record, walk: Walk, rules: Rules
+) -> Iterator[tuple[str, tuple[Step, ...]]]:
+    for kept in state.senders[number].memory:
+        if kept.record == record:
+            yield ", which it settled before", (ACK,)
+            return
+    job = record.job
+    if job.resend:
+        yield "", (Step("mark"), Step("attempt"))
+        return
+    if walk.paces and record.stream == "in":
+        steps = _paced(state, job, rules)
+        if steps:
+            yield "", steps
+        return
+    yield "", (Step("attempt"),)
+    if record.stream == "lane" and not job.release and job.hop < walk.moves:
+        moved = job._replace(hop=job.hop + 1)
+        yield ", which is not due", (Step("lane", moved, "move"), Step("ack", why="move"))
+
+
+def _paced(state: State, job: Job, rules: Rules) -> tuple[Step, ...]:
+    """A job waits for its turn, but not for ever; that time passes is not told apart here."""
+    turn = state.submissions[job.submission].pace
+    if turn == job.batch or (rules.pace_is_advice and rules.pace_waits_are_bounded):
+        return (Step("attempt"),)
+    if turn == -1:
+        return (Step("attempt"),) if rules.pace_is_advice else (ACK,)
+    return ()
+
+
+def _work(
+    state: State, number: int, sender: Sender, walk: Walk, rules: Rules
+) -> Iterator[Move[State]]:
+    record = sender.record
+    assert record is not None
+    if sender.epoch != state.epoch and rules.acks_know_the_epoch:
+        after = with_sender(state, number, Sender(epoch=state.epoch))
+        yield Move(f"sender {number} forgets a claim of a queue that is lost", after)
+        return
+    if sender.is_forgotten and rules.lets_go_of_lost_claims and is_untouched(sender):
+        after = with_sender(state, number, _idle(sender))
+        yield Move(f"sender {number} lets go of a claim that it may have lost", after)
+        return
+    step = sender.steps[0]
+    if step.kind == "attempt":
+        yield from _attempt(state, number, record.job, walk, rules)
+    elif step.kind == "ack":
+        yield from _ack(state, number, sender)
+    elif step.kind == "mark":
+        yield from _mark(state, number, sender, rules)
+    elif _is_superseded(state, sender, step, walk, rules):
+        after = with_sender(state, number, _idle(sender))
+        yield Move(f"sender {number} finds that another settled its record", after)
+    else:
+        yield from _store(state, number, sender, step, rules)
+
+
+def _is_superseded(state: State, sender: Sender, step: Step, walk: Walk, rules: Rules) -> bool:
+    names_body = walk.content != "small" and step.kind in {"body", "failed", "lane"}
+    assert sender.record is not None
+    return (
+        names_body
+        and rules.looks_before_naming_a_body
+        and find(state, sender.record) != sender.record
+    )
+
+
+def _attempt(
+    state: State, number: int, job: Job, walk: Walk, rules: Rules
+) -> Iterator[Move[State]]:
+    if walk.captures and not job.release:
+        choices: Iterator[tuple[str, ...]] = iter([("captured",) * len(job.recipients)])
+    elif job.body and not state.submissions[job.submission].body:
+        choices = iter([("unreadable",) * len(job.recipients)])
+    else:
+        possible = [*walk.outcomes, *(["silent"] if state.budget.silence else [])]
+        choices = itertools.product(possible, repeat=len(job.recipients))
+    for outcomes in choices:
+        after, is_fault = state, False
+        told = []
+        for recipient, outcome in zip(job.recipients, outcomes, strict=True):
+            if outcome in {"sent", "silent"}:
+                after = with_account(after, job.submission, recipient, _taken)
+            if outcome == "silent":
+                if not after.budget.silence:
+                    break
+                is_fault = True
+                after = spend(after, "silence")
+                if rules.silence_is_excused:
+                    after = excuse(after, job._replace(recipients=(recipient,)))
+            told.append("deferred" if outcome in {"silent", "unreadable"} else outcome)
+        else:
+            sender = after.senders[number]
+            steps = steps_after(job, tuple(told), walk, rules)
+            words = ", ".join(
+                f"{recipient} {outcome}"
+                for recipient, outcome in zip(job.recipients, outcomes, strict=True)
+            )
+            after = with_sender(after, number, sender._replace(steps=steps))
+            yield Move(f"sender {number} attempts {_words(job)}: {words}", after, is_fault)
+
+
+def _taken(account: Account) -> Account:
+    return account._replace(delivered=True, repeats_left=account.repeats_left - 1)
+
+
+def _advanced(state: State, number: int) -> State:
+    sender = state.senders[number]
+    steps = sender.steps[1:]
+    return with_sender(state, number, sender._replace(steps=steps) if steps else _idle(sender))
+
+
+def _ack(state: State, number: int, sender: Sender) -> Iterator[Move[State]]:
+    record = sender.record
+    assert record is not None
+    stored = find(state, record)
+    is_same_epoch = sender.epoch == state.epoch
+    if sender.is_forgotten and is_same_epoch and stored == record:
+        kept = with_sender(state, number, _idle(sender, record))
+        yield Move(f"sender {number} acks, gets no answer, and lets go", kept)
+        if not any(_holds(state, other, record) for other in state.senders):
+            return
+    after = forget_gone(_advanced(remove(state, record), number))
+    yield Move(f"sender {number} acks {record.stream} {record.sequence}", after)
+
+
+def _mark(state: State, number: int, sender: Sender, rules: Rules) -> Iterator[Move[State]]:
+    """Look whether the resend is current, and make the failed record its own."""
+    record = sender.record
+    assert record is not None
+    job = record.job
+    recipient = job.recipients[0]
+    failed = state.submissions[job.submission].failed[recipient]
+    going_on = _advanced(state, number)
+    is_named = failed.kind == "failed" and failed.version == job.resend
+    if not rules.resend_is_current:
+        yield Move(f"sender {number} does not look at the failed record", going_on)
+    elif rules.resend_is_marked and is_named:
+        marked = failed._replace(version=failed.version + 1, mark=record.sequence)
+        after = with_failed(state, job.submission, recipient, marked)
+        words = f"sender {number} marks the failed record of {recipient} as resent by"
+        words += f" lane {record.sequence}"
+        yield Move(words, _advanced(after, number))
+        if state.budget.lost_reply:
+            yield Move(f"{words}; the ack is lost", spend(after, "lost_reply"), is_fault=True)
+    elif is_named or (
+        rules.resend_is_marked and failed.kind == "failed" and failed.mark == record.sequence
+    ):
+        yield Move(f"sender {number} finds the failed record its resend's", going_on)
+    else:
+        dropped = with_sender(state, number, sender._replace(steps=(ACK,)))
+        yield Move(f"sender {number} finds the resend stale", dropped)
+
+
+def _store(
+    state: State, number: int, sender: Sender, step: Step, rules: Rules
+) -> Iterator[Move[State]]:
+    record = sender.record
+    assert record is not None
+    for words, after in STORES[step.kind](state, record, step, rules):
+        yield Move(f"sender {number} {words}", _advanced(after, number))
+        if state.budget.lost_reply and step.kind not in {"event", "pace"}:
+            repeat = (step._replace(is_repeat=True), *sender.steps[1:])
+            lost = with_sender(spend(after, "lost_reply"), number, sender._replace(steps=repeat))
+            yield Move(f"sender {number} {words}; the ack is lost", lost, is_fault=True)
+
+
+def _store_body(state: State, record: Record, _step: Step, _rules: Rules) -> Iterator[Effect]:
+    yield f"stores the body of {record.job.submission}", store_body(state, record.job.submission)
+
+
+def _store_lane(state: State, record: Record, step: Step, rules: Rules) -> Iterator[Effect]:
+    job = step.job
+    assert job is not None
+    name = name_of(record.job, step, rules)
+    for words, stores, after in publish(state, name):
+        stored = put(after, "lane", job) if stores else after
+        if stores and name in state.names and step.is_repeat and rules.window_is_excused:
+            stored = excuse(stored, job)
+        yield f"stores {_words(job)} in a lane ({step.why}){words}", stored
+
+
+def _store_failed(state: State, record: Record, step: Step, rules: Rules) -> Iterator[Effect]:
+    job = step.job
+    assert job is not None
+    recipient = job.recipients[0]
+    place = state.submissions[job.submission].failed[recipient]
+    what = f"a failed record of {recipient}"
+    if record.job.resend and rules.resend_settles_marked and rules.resend_is_marked:
+        if place.mark != record.sequence:
+            yield f"finds that {what} is not its resend's any more", state
+            return
+        name = None
+    else:
+        name = name_of(record.job, step, rules)
+    new = Failed("failed", place.version + 1, job.body)
+    if name is not None and place.kind and rules.failed_is_stored_once:
+        yield f"finds {what} stored already", state
+        return
+    if name is None:
+        yield f"stores {what}", with_failed(state, job.submission, recipient, new)
+        return
+    for words, stores, after in publish(state, name):
+        stored = with_failed(after, job.submission, recipient, new) if stores else after
+        if stores and name in state.names and step.is_repeat and rules.window_is_excused:
+            stored = excuse(stored, job)
+        yield f"stores {what}{words}", stored
+
+
+def _store_done(state: State, record: Record, _step: Step, rules: Rules) -> Iterator[Effect]:
+    job = record.job
+    recipient = job.recipients[0]
+    place = state.submissions[job.submission].failed[recipient]
+    is_ours = place.mark == record.sequence
+    if rules.resend_settles_marked and rules.resend_is_marked and not is_ours:
+        yield f"finds that the failed record of {recipient} is not its resend's any more", state
+        return
+    new = Failed("done", place.version + 1)
+    yield f"stores the tombstone of {recipient}", with_failed(state, job.submission, recipient, new)
+
+
+def _store_captured(state: State, record: Record, step: Step, rules: Rules) -> Iterator[Effect]:
+    job = step.job
+    assert job is not None
+    name = name_of(record.job, step, rules)
+    for words, stores, published in publish(state, name):
+        after = published
+        known = {captured.job for captured in state.captured}
+        if stores and job not in known:
+            if step.is_repeat and name in state.names and rules.window_is_excused:
+                after = excuse(after, job)
+            captured = tuple(sorted((*after.captured, Captured(job))))
+            yield f"stores a capture record{words}", after._replace(captured=captured)
+        else:
+            yield f"stores a capture record{words}", after
+
+
+def _tell(state: State, record: Record, _step: Step, _rules: Rules) -> Iterator[Effect]:
+    number = record.job.submission
+    yield "tells the event", with_submission(state, number, is_prompted=True)
+
+
+def _pace(state: State, record: Record, _step: Step, _rules: Rules) -> Iterator[Effect]:
+    number = record.job.submission
+    if state.submissions[number].pace == -1:
+        yield "finds nothing to tell the pace to", state
+        return
+    yield "tells whose turn it is, which nobody hears", state
+    yield (
+        f"tells that job {record.job.batch + 1} is next",
+        with_submission(state, number, pace=record.job.batch + 1),
+    )
+
+
+STORES: dict[str, Callable[[State, Record, Step, Rules], Iterator[Effect]]] = {
+    "body": _store_body,
+    "lane": _store_lane,
+    "failed": _store_failed,
+    "done": _store_done,
+    "captured": _store_captured,
+    "event": _tell,
+    "pace": _pace,
+}

@@ -1,0 +1,148 @@
+"""The walks: small worlds, each about a group of rules, that are explored to the end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.model.state import Budget, Walk
+
+BOTH = ("sent", "deferred")
+ALL = ("sent", "deferred", "refused")
+
+WALKS = (
+    Walk(
+        "accept",
+        "one recipient; lost acks, kills of everybody, the client sends again",
+        ((0,),),
+        ("sent",),
+        Budget(crash=1, ingress_crash=1, restart=1, lost_reply=2, full=1, again=1),
+    ),
+    Walk(
+        "batch",
+        "three recipients in two jobs, stored all or none",
+        ((0, 1), (2,)),
+        ("sent",),
+        Budget(crash=1, lost_reply=1, full=1, again=1, ingress_crash=1),
+    ),
+    Walk(
+        "settle",
+        "two recipients of one job, each sent, deferred or refused",
+        ((0, 1),),
+        ALL,
+        Budget(crash=1),
+    ),
+    Walk(
+        "deferred twice",
+        "one recipient deferred up to three times; an ack of a publish is lost",
+        ((0,),),
+        BOTH,
+        Budget(crash=1, lost_reply=1),
+        attempts=3,
+    ),
+    Walk(
+        "takeover",
+        "a sender is stopped, or the server killed, while it works; another takes over",
+        ((0,),),
+        BOTH,
+        Budget(stop=1, restart=1, silence=1),
+    ),
+    Walk(
+        "lanes",
+        "a deferred job that may not be due when its lane comes up",
+        ((0,),),
+        BOTH,
+        Budget(stop=1),
+        moves=2,
+    ),
+    Walk(
+        "resend",
+        "a failed record resent by hand, asked for twice",
+        ((0,),),
+        ("sent", "refused"),
+        Budget(crash=1, lost_reply=1, resend=2),
+        attempts=1,
+    ),
+    Walk(
+        "stored body",
+        "two jobs whose body is stored",
+        ((0,), (1,)),
+        BOTH,
+        Budget(),
+        content="stored",
+    ),
+    Walk(
+        "stored body, takeover",
+        "one recipient whose body is stored; a sender is stopped, or the server killed",
+        ((0,),),
+        BOTH,
+        Budget(stop=1),
+        content="stored",
+    ),
+    Walk(
+        "moved body",
+        "content that moves to the body stream when it is deferred or fails",
+        ((0,),),
+        BOTH,
+        Budget(crash=1),
+        content="inline",
+    ),
+    Walk(
+        "moved body, takeover",
+        "content that moves to the body stream when it is deferred or fails",
+        ((0,),),
+        BOTH,
+        Budget(stop=1),
+        content="inline",
+    ),
+    Walk(
+        "resent body",
+        "two failed recipients of one body, resent",
+        ((0, 1),),
+        ("sent", "refused"),
+        Budget(resend=1),
+        attempts=1,
+        content="stored",
+    ),
+    Walk(
+        "capture",
+        "captured, released twice, deleted",
+        ((0,),),
+        ("sent", "deferred"),
+        Budget(release=2),
+        content="stored",
+        captures=True,
+    ),
+    Walk(
+        "loss",
+        "the server comes back empty; new mail gets the old sequence numbers",
+        ((0,),),
+        BOTH,
+        Budget(loss=1, lost_reply=1, crash=1),
+    ),
+    Walk(
+        "loss of a body",
+        "the server comes back empty while a body is being stored",
+        ((0,),),
+        ("sent",),
+        Budget(loss=1, lost_reply=1, crash=1),
+        content="stored",
+    ),
+    Walk(
+        "pace",
+        "two jobs one after the other; what says whose turn it is may be lost",
+        ((0,), (1,)),
+        ("sent",),
+        Budget(crash=1, restart=1),
+        paces=True,
+    ),
+)
+
+# One more kill of a sender each.
+LONG_WALKS = tuple(
+    replace(walk, budget=walk.budget._replace(crash=walk.budget.crash + 1)) for walk in WALKS
+)
+
+
+def walk_named(name: str) -> Walk:
+    """Raises KeyError."""
+    return {walk.name: walk for walk in WALKS}[name]
