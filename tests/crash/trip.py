@@ -136,14 +136,20 @@ class Trip:
         self.ledger.record(written.entry(Outcome.ACCEPTED))
 
     async def withdraw(self) -> None:
-        """Begin a transaction and take it back; when nobody answers, that is as good."""
-        with contextlib.suppress(OSError, AssertionError, MalformedReplyError):
-            port = self.rig.relay.smtp_port
-            async with SmtpDialogue.connect("127.0.0.1", port, limit_seconds=25) as client:
-                await client.expect(220)
-                await client.ehlo()
-                await client.cmd(f"MAIL FROM:<{SENDER}>", 250)
-                await client.cmd("RSET", 250)
+        """Begin a transaction and take it back, until that is answered."""
+
+        async def is_withdrawn() -> bool:
+            with contextlib.suppress(OSError, MalformedReplyError):
+                port = self.rig.relay.smtp_port
+                async with SmtpDialogue.connect("127.0.0.1", port, limit_seconds=25) as client:
+                    await client.expect(220)
+                    await client.ehlo()
+                    await client.cmd(f"MAIL FROM:<{SENDER}>", 250)
+                    await client.cmd("RSET", 250)
+                    return True
+            return False
+
+        await wait_until(is_withdrawn, PATIENCE_SECONDS, "a transaction is withdrawn", interval=0.1)
 
     async def submit_once(self, *kinds: str, size: int = 2_000) -> Outcome:
         """Send a letter once."""

@@ -61,7 +61,9 @@ async def test_before_the_lanes_are_full_new_mail_waits_and_what_was_sent_in_par
         relay.kill("sender", signal.SIGKILL)
         upstream.script = per_recipient({})
         await relay.wait_health(120, queued_emails=0, total_emails_processed=taken)
-        assert relay.log_lines("lanes.have_room")
+        await wait_until(
+            lambda: bool(relay.log_lines("lanes.have_room")), 10, "new mail is claimed again"
+        )
         assert not [x for x in relay.log_lines("settle.repeats") if "maximum" in x["error"]]
         copies = Counter(to for message in upstream.received for to in message.rcpt_tos)
         assert copies == {"ok@example.com": taken, "late@example.com": taken}

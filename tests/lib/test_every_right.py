@@ -61,7 +61,7 @@ SUBJECTS = {
 }
 # Calls on a stream and who may make them on which; `admin` may make all of them.
 CALLS: dict[str, dict[str, str]] = {
-    "STREAM.INFO.{s}": {"lane": "sm", "body": "ism"} | {"": "m"},
+    "STREAM.INFO.{s}": {"in-0": "sm", "lane": "sm", "body": "ism", "": "m"},
     "STREAM.MSG.GET.{s}": {
         **dict.fromkeys(("in-0", "lane", "body", "failed", "pace"), "sm"),
         "": "m",
@@ -88,12 +88,13 @@ CONSUMER_CALLS = {
     "$JS.API.CONSUMER.PAUSE.{s}.{c}": "",
     "$JS.ACK.{s}.{c}.1.1.1.1.0": "s",
 }
-OTHERS: dict[str, str | None] = {
+OTHERS = {
     "$JS.API.INFO": "",
     "$JS.API.STREAM.NAMES": "",
     "$JS.API.STREAM.LIST": "",
     "$JS.API.STREAM.CREATE.evil": "",
     "$SYS.REQ.SERVER.PING": None,  # not even the admin's
+    "$SYS.REQ.SERVER.PING.HEALTHZ": "w",
     "$SYS.REQ.SERVER.PING.CONNZ": None,
     "$SYS.REQ.ACCOUNT.PING.CONNZ": None,
     "other.in.0.-": None,
@@ -114,8 +115,7 @@ def every_pair() -> dict[str, str]:
             subject = call.format(s=f"mailrelay-{stream}", c=f"mailrelay-{consumer}")
             pairs[subject] = letters + admin
     for subject, others in OTHERS.items():
-        pairs[subject] = "" if others is None else others + "a"
-    pairs["$SYS.REQ.SERVER.PING.HEALTHZ"] = "w"
+        pairs[subject] = others or ("" if others is None else "a")
     return pairs
 
 

@@ -188,6 +188,17 @@ FORBIDDEN = [
     (Role.MONITOR, "mailrelay.inbox.sender.x"),
     *[
         (role, subject)
+        for role in (Role.SENDER, Role.MONITOR, Role.ADMIN)
+        for subject in ("mailrelay.limit.hour.1.all", "mailrelay.limit.day.1.all")
+    ],
+    *[(role, "mailrelay.recall") for role in (Role.SENDER, Role.MONITOR, Role.ADMIN)],
+    (Role.SENDER, "$JS.API.DIRECT.GET.mailrelay-limit-hour.mailrelay.limit.hour.1.all"),
+    (Role.INGRESS, "$JS.API.DIRECT.GET.mailrelay-limit-hour"),
+    (Role.INGRESS, "$JS.API.STREAM.MSG.GET.mailrelay-limit-hour"),
+    (Role.INGRESS, "$JS.API.STREAM.PURGE.mailrelay-limit-hour"),
+    (Role.MONITOR, "$JS.API.STREAM.PURGE.mailrelay-limit-day"),
+    *[
+        (role, subject)
         for role in (Role.INGRESS, Role.SENDER, Role.MONITOR, Role.ADMIN)
         for subject in ("$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.PING.HEALTHZ")
     ],
@@ -201,17 +212,6 @@ FORBIDDEN = [
             "mailrelay.in.0.-",
         )
     ],
-    *[
-        (role, subject)
-        for role in (Role.SENDER, Role.MONITOR, Role.ADMIN)
-        for subject in ("mailrelay.limit.hour.1.all", "mailrelay.limit.day.1.all")
-    ],
-    *[(role, "mailrelay.recall") for role in (Role.SENDER, Role.MONITOR, Role.ADMIN)],
-    (Role.SENDER, "$JS.API.DIRECT.GET.mailrelay-limit-hour.mailrelay.limit.hour.1.all"),
-    (Role.INGRESS, "$JS.API.DIRECT.GET.mailrelay-limit-hour"),
-    (Role.INGRESS, "$JS.API.STREAM.MSG.GET.mailrelay-limit-hour"),
-    (Role.INGRESS, "$JS.API.STREAM.PURGE.mailrelay-limit-hour"),
-    (Role.MONITOR, "$JS.API.STREAM.PURGE.mailrelay-limit-day"),
 ]
 
 

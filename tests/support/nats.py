@@ -99,6 +99,10 @@ class NatsServer:
         """Let it hang: connections stand and nothing is answered."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + _START_SECONDS
+        while psutil.Process(self._process.pid).status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < deadline, "nats-server does not stand still"
+            time.sleep(0.005)
 
     def thaw(self) -> None:
         """Let it go on."""

@@ -24,6 +24,7 @@ from mailrelay.queue.errors import (
     QueueRefusedError,
     QueueUnavailableError,
 )
+from mailrelay.queue.leader import stream_info
 from mailrelay.runtime.steps import passed
 
 HOLDS_PER_ACK_WAIT = 3  # two may be lost before another process gets the record
@@ -107,10 +108,16 @@ class Claim:
         try:
             await self._connection.api(f"STREAM.MSG.GET.{self.stream}", {"seq": self.sequence})
         except QueueRefusedError as error:
-            if error.err_code == _NOT_FOUND:
-                return False
-            raise
-        return True
+            if error.err_code != _NOT_FOUND:
+                raise
+        else:
+            return True
+        # A server that leads no more may never have had it: then nothing is known.
+        info = await stream_info(self._connection, self.stream)
+        if int(info["state"]["last_seq"]) < self.sequence:
+            msg = f"{self.stream}: whoever answered has not heard of record {self.sequence} yet"
+            raise QueueUnavailableError(msg)
+        return False
 
     async def hold(self) -> None:
         """Keep the claim for another `ack_wait`. Raises QueueError."""

@@ -85,8 +85,10 @@ def _sender(names: Names) -> tuple[str, ...]:
         *(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}" for stream, consumer in claims),
         *(f"$JS.API.CONSUMER.INFO.{stream}.{consumer}" for stream, consumer in claims),
         *(f"$JS.ACK.{stream}.{consumer}.>" for stream, consumer in claims),
-        f"$JS.API.STREAM.INFO.{names.lane_stream}",
-        f"$JS.API.STREAM.INFO.{names.body_stream}",
+        *(
+            f"$JS.API.STREAM.INFO.{stream}"
+            for stream in (names.in_stream(), names.lane_stream, names.body_stream)
+        ),
         f"$JS.API.DIRECT.GET.{names.body_stream}.>",
         f"$JS.API.STREAM.MSG.GET.{names.body_stream}",
         f"$JS.API.STREAM.MSG.GET.{names.failed_stream}",

@@ -160,6 +160,8 @@ def consumer_configs(names: Names, limits: QueueLimits) -> list[tuple[str, dict[
         "max_deliver": -1,
         "deliver_policy": "all",
     }
+    new_pending = max(_IN_MIN_ACK_PENDING, min(limits.queue_size, _IN_MAX_ACK_PENDING))
+    lane_pending = _LANE_MAX_ACK_PENDING
     return [
         (
             stream,
@@ -167,11 +169,7 @@ def consumer_configs(names: Names, limits: QueueLimits) -> list[tuple[str, dict[
                 **common,
                 "durable_name": consumer,
                 "filter_subject": subject,
-                "max_ack_pending": max(
-                    _IN_MIN_ACK_PENDING, min(limits.queue_size, _IN_MAX_ACK_PENDING)
-                )
-                if stream == names.in_stream()
-                else _LANE_MAX_ACK_PENDING,
+                "max_ack_pending": new_pending if stream == names.in_stream() else lane_pending,
             },
         )
         for stream, consumer, subject in work_queues(names)
