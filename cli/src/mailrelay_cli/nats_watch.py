@@ -74,10 +74,16 @@ class NatsWatch:
 
     async def wait_broken(self) -> str:
         """Return why the server must be started again, as soon as that will help."""
-        await wait_first(
-            self._with_connection(self._health, self._look), self._keep_removing_orphans()
-        )
-        return self._fault
+        while True:
+            try:
+                await wait_first(
+                    self._with_connection(self._health, self._look), self._keep_removing_orphans()
+                )
+            except Exception as error:  # noqa: BLE001 — a bug here must not end a relay that works
+                self._log.error("nats.watch_failed", exc_info=error)
+                await asyncio.sleep(LOOK_SECONDS)
+            else:
+                return self._fault
 
     async def _with_connection(
         self, settings: ConnectionSettings, use: Callable[[QueueConnection], Awaitable[None]]
