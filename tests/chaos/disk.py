@@ -17,7 +17,7 @@ import psutil
 
 from tests.support.wait import wait_until
 
-SIZE_BYTES = 512 * 1024 * 1024
+SIZE_BYTES = 1024 * 1024 * 1024
 _FILL = "fill"
 _TOP_UP_SECONDS = 0.1
 _UNUSED_SECONDS = 20.0

@@ -17,6 +17,8 @@ from tests.chaos.rig import ReadyWatch, Rig
 from tests.support.relay import Relay, relay_config
 
 STORE_BYTES = 8 * 1024**3
+# Of the small disk: it shall be full when it is made full, and not by the mail that waits.
+_SHARE_OF_SMALL_DISK = 0.6
 _PAUSE_SECONDS = 0.2
 _QUICK_SECONDS = 5.0
 # A full disk or a port that is not free yet keeps it from starting for a while; this is no while.
@@ -51,7 +53,8 @@ async def one_machine(
     folder: Path, options: dict[str, Any], *, small_disk: bool
 ) -> AsyncIterator[Rig]:
     """Run a relay for a `with` block; stopped in order, and nothing is left of it."""
-    queue = {"storeBytes": STORE_BYTES, **options.pop("queue")}
+    store_bytes = int(disk.SIZE_BYTES * _SHARE_OF_SMALL_DISK) if small_disk else STORE_BYTES
+    queue = {"storeBytes": store_bytes, **options.pop("queue")}
     relay = Relay(folder, relay_config(queue=queue, **options))
     nats = relay.data_dir / "nats"
     with disk.small_disk(nats) if small_disk else contextlib.nullcontext(None) as small:

@@ -13,7 +13,7 @@ import pytest
 from tests.support.nats import unable_to_write
 from tests.support.relay import Relay, forwarding_to, relay_config, running_relay
 from tests.support.replies import Reply
-from tests.support.scripting import Accept, Delay, Stage, Stall
+from tests.support.scripting import Accept, Action, Context, Delay, Stage, Stall
 from tests.support.scripts import fail_at, per_recipient
 from tests.support.smtp_client import SmtpDialogue, Submitted
 from tests.support.upstream import ScriptedUpstream
@@ -191,6 +191,31 @@ async def test_a_stop_waits_for_the_answer_to_a_final_dot(tmp_path: Path) -> Non
         await relay.start()
         await relay.wait_health(30, queued_emails=0, total_emails_processed=1)
         assert upstream.attempts == {"a@example.com": 1}
+
+
+@pytest.mark.timeout(120)
+async def test_a_final_dot_that_comes_too_late_for_a_stop_does_not_go_out(tmp_path: Path) -> None:
+    ended = 0
+
+    def script(stage: Stage, context: Context) -> Action:
+        nonlocal ended
+        if stage is Stage.FINAL_DOT:
+            ended += 1
+            return Delay(8)
+        if stage is Stage.DATA and context.transaction == 1:
+            return Delay(11)  # behind the 10 s that attempts get, before the sender is gone
+        return Accept()
+
+    async with (
+        ScriptedUpstream(script) as upstream,
+        running_relay(tmp_path, **forwarding_to(upstream.port)) as relay,
+    ):
+        await submit(relay, "a@example.com")
+        await wait_until(lambda: upstream.attempts["a@example.com"] == 1, 10, "it is on its way")
+        assert await relay.stop() == 0
+        await relay.start()
+        await relay.wait_health(60, queued_emails=0, total_emails_processed=1)
+        assert ended == 1
 
 
 async def test_a_queue_whose_disk_was_full_is_restarted_and_takes_mail_again(

@@ -32,7 +32,7 @@ from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.lanes import NOW
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
-from mailrelay.queue.wire import decode_jobs, encode_capture
+from mailrelay.queue.wire import decode_jobs, encode_capture, encode_jobs
 from mailrelay.runtime.lifecycle import end_tasks
 from mailrelay.runtime.logging import Logger
 from mailrelay_monitor import failed_index, lane_room
@@ -812,3 +812,47 @@ async def test_a_release_that_the_monitors_end_broke_off_goes_on_and_repeats_not
     released = [each.submission for each in await later.lane()]
     assert sorted(released) == sorted(each.submission for each in made)
     assert late.submission not in released
+
+
+async def forget_ids_soon(admin: QueueConnection) -> None:
+    """Make the lanes' duplicate window as short as the server takes it."""
+    config = (await admin.api("STREAM.INFO.mailrelay-lane"))["config"]
+    await admin.api("STREAM.UPDATE.mailrelay-lane", config | {"duplicate_window": 100_000_000})
+
+
+async def test_a_release_of_a_message_with_many_jobs_goes_on_behind_those_that_it_queued(
+    start: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = await start(run=False, forward=True)
+    await forget_ids_soon(await connect(Role.ADMIN))
+    monkeypatch.setattr(lane_room, "MAX_IN_LANE", 5)
+    submission, jobs = queue_id(), 12
+    for batch in range(1, jobs + 1):
+        await captured(admin, job(submission=submission, batch=batch, batches=jobs))
+    await admin.client.post("/admin/release", json={"ids": [submission], "request": "r"})
+    running = asyncio.create_task(admin.parts.releaser.run())
+
+    async def some_noted() -> bool:
+        (request,) = (await admin.client.get("/admin/release")).json()["requests"]
+        return bool(request["queued"] == 5)
+
+    await wait_until(some_noted, 10, "as many as there is room for are queued")
+    running.cancel()  # as when the lanes are full: it begins again later
+    await asyncio.gather(running, return_exceptions=True)
+    monkeypatch.undo()
+    probe = Record(admin.sender.names.lane_subject(NOW, None), encode_jobs([job()]), "probe")
+    await Publisher(admin.sender).store(probe)
+
+    async def forgotten() -> bool:
+        return not (await Publisher(admin.sender).store(probe)).duplicate
+
+    await wait_until(forgotten, 10, "the server has forgotten the names")
+    later = await start(forward=True)
+
+    async def finished() -> bool:
+        requests = (await later.client.get("/admin/release")).json()["requests"]
+        return [each["finished"] for each in requests] == [True]
+
+    await wait_until(finished, 20, "it is carried out")
+    released = [each.batch for each in await later.lane() if each.submission == submission]
+    assert sorted(released) == list(range(1, jobs + 1))

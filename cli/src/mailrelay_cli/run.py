@@ -63,7 +63,7 @@ from mailrelay_cli.supervisor import ChildSpec, GiveUpError, StopRequest, Superv
 NATS = "nats"
 # Seconds from SIGTERM to SIGKILL. First who takes mail in, last who keeps it.
 # A sender gets `processingTimeout` on top: it waits for the answers to final dots.
-STOP_SECONDS = {"ingress": 10.0, "sender": 15.0, "monitor": 5.0, NATS: 10.0}
+STOP_SECONDS = {"ingress": 10.0, "sender": 20.0, "monitor": 5.0, NATS: 10.0}
 _OWN_VARIABLES = (
     "MAILRELAY_CONFIG",
     "MAILRELAY_DATA_DIR",

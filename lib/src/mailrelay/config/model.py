@@ -343,7 +343,7 @@ class Queue(_Section):
     def _odd(cls, replicas: int) -> int:
         """Refuse even numbers: they cost a copy more and bear no more failures."""
         if replicas % 2 == 0:
-            msg = "must be 1, 3 or 5"
+            msg = f"must be 1, 3 or 5, is {replicas}"
             raise ValueError(msg)
         return replicas
 

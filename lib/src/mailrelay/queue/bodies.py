@@ -19,7 +19,7 @@ from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.epoch import Epoch
 from mailrelay.queue.errors import QueueError, QueueRefusedError, QueueUnavailableError
 from mailrelay.queue.leader import stream_info
-from mailrelay.queue.publish import DEADLINE_SECONDS, Publisher, Record
+from mailrelay.queue.publish import DEADLINE_SECONDS, Publisher, Record, repeat_while_away
 from mailrelay.runtime.steps import passed
 
 CHUNK_BYTES = 512 * 1024  # measured: 7.5 MB in 12 ms with four in flight
@@ -49,7 +49,7 @@ class Writing:
     at: float  # seconds since the epoch, by the wall: a machine may sleep meanwhile
 
 
-class BodyLostError(QueueUnavailableError):
+class BodyLostError(QueueError):
     """Chunks that were written and that no record names yet may be gone: write them anew."""
 
 
@@ -73,8 +73,11 @@ class BodyStore:
         self._epoch = Epoch.of_stream(connection, connection.names.body_stream)
 
     async def begin(self) -> Writing:
-        """Note that chunks are about to be written. Raises QueueError."""
-        return Writing(await self._epoch.current(), self._clock())
+        """Note that chunks are about to be written.
+
+        As patient as storing is: a queue that restarts is waited for. Raises QueueError.
+        """
+        return Writing(await repeat_while_away(self._epoch.current), self._clock())
 
     async def check(self, writing: Writing) -> None:
         """Look whether a record may name chunks that were written.

@@ -45,6 +45,21 @@ class ConnectionSettings:
     prefix: str = "mailrelay"
 
 
+class _Client(Client):
+    """nats-py's client, which stops reading for good when a flush was given up.
+
+    The answer still comes, and it takes the flush's cancelled future for one that waits.
+    """
+
+    async def _process_pong(self) -> None:
+        if not (self._pongs and self._pongs[0].done()):
+            await super()._process_pong()
+            return
+        self._pongs.pop(0)
+        self._pongs_received += 1
+        self._pings_outstanding = 0
+
+
 class QueueConnection:
     """A connection; make one with `open_connection`."""
 
@@ -215,7 +230,7 @@ async def open_connection(settings: ConnectionSettings, log: Logger) -> QueueCon
 
     Raises QueueError when the seed cannot be read or the server refuses us for good.
     """
-    client = Client()
+    client = _Client()
     connection = QueueConnection(client, settings, log)
     seed = None
     if settings.seed_file is not None:

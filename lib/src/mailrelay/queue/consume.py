@@ -127,7 +127,11 @@ class Claim:
         return False
 
     async def hold(self) -> None:
-        """Keep the claim for another `ack_wait`. Raises QueueError."""
+        """Keep the claim for another `ack_wait`. Raises QueueError.
+
+        One that was not held in time stays doubtful: the server takes the hold, and may have given
+        the record to another sender before.
+        """
         await self._check()
         now = asyncio.get_running_loop().time()  # before it is sent: the server's time runs later
         was_ours = self.is_surely_ours

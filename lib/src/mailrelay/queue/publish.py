@@ -11,6 +11,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -47,6 +48,7 @@ class Stored:
     total: int | None = None  # of a counter, behind an addition
 
 
+_T = TypeVar("_T")
 # Says by an exception that a record must not be stored (any more).
 Guard = Callable[[], Awaitable[None]]
 
@@ -80,7 +82,10 @@ class Publisher:
         deadline_seconds: float = DEADLINE_SECONDS,
         guard: Guard | None = None,
     ) -> Stored:
-        """Store one record. What `guard` raises ends it: it is asked before each try.
+        """Store one record.
+
+        `guard` is asked before each try. What it raises ends it, unless it is that the queue is
+        away: that leaves an outcome as unknown as it was, so the try is repeated.
 
         Raises QueueFullError, RecordTooLargeError, QueueRefusedError (nothing stored), or
         QueueUnavailableError when the deadline passed with the outcome unknown.
@@ -90,9 +95,9 @@ class Publisher:
             headers["Nats-Msg-Id"] = record.message_id
         deadline = _Deadline(deadline_seconds)
         while True:
-            if guard is not None:
-                await guard()
             try:
+                if guard is not None:
+                    await guard()
                 answer = await self._connection.request(
                     record.subject,
                     record.payload,
@@ -127,15 +132,17 @@ class Publisher:
         deadline = _Deadline(deadline_seconds)
         repeated = False
         while True:
-            if guard is not None:
-                await guard()
+            was_tried = False
             try:
+                if guard is not None:
+                    await guard()
+                was_tried = True
                 await self._store_batch(records, deadline.try_timeout())
             except QueueUnavailableError:
                 await asyncio.sleep(_PAUSE_SECONDS)
                 if deadline.is_over():
                     raise
-                repeated = True
+                repeated = repeated or was_tried
             except QueueRefusedError as error:
                 if repeated and error.err_code == _ALREADY_STORED:
                     return
@@ -172,6 +179,20 @@ class Publisher:
                     record.subject, record.payload, headers=headers
                 )
                 _batch_record_sent()
+
+
+async def repeat_while_away(
+    question: Callable[[], Awaitable[_T]], deadline_seconds: float = DEADLINE_SECONDS
+) -> _T:
+    """Ask something of the queue as patiently as a record is stored. Raises what it raises."""
+    deadline = _Deadline(deadline_seconds)
+    while True:
+        try:
+            return await question()
+        except QueueUnavailableError:
+            await asyncio.sleep(_PAUSE_SECONDS)
+            if deadline.is_over():
+                raise
 
 
 def _sent() -> None:

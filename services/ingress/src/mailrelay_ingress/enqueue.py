@@ -211,7 +211,7 @@ class Intake:
         self._chunks = 0
         self._stored_bytes = 0
         self._under_way: set[asyncio.Task[None]] = set()
-        self._failure: QueueError | None = None
+        self._failure: Exception | None = None
         self._writing: Writing | None = None  # once something went to the body stream
 
     async def add(self, piece: bytes) -> None:
@@ -325,7 +325,7 @@ class Intake:
     async def _store_chunk(self, number: int, chunk: bytes) -> None:
         try:
             await self._bodies.store_chunk(self.submission.queue_id, number, chunk)
-        except QueueError as error:
+        except Exception as error:  # noqa: BLE001 — whatever it is, there is no 250 without this chunk
             self._failure = self._failure or error
 
 

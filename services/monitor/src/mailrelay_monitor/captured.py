@@ -70,7 +70,7 @@ class Releaser:
             found = await self._database.run(lambda db: release_book.known(db, request_id))
             if found is not None:
                 return found
-            up_to = 0 if ids else await self._store.last_sequence()
+            up_to = await self._store.last_sequence()
             asked = 0 if ids else await self._store.count()
             for one in ids:
                 of_it = [each async for each in self._store.walk(QueueId(one))]
@@ -130,7 +130,7 @@ class Releaser:
                 request = replace(request, position=position, queued=request.queued + is_queued)
             await self._put(request)
             passed("release.queued_noted")
-        await self._put(replace(request, position=request.up_to or len(request.ids), finished=True))
+        await self._put(replace(request, position=request.up_to, finished=True))
         self._log.info("captured.released", request=request.id, queued=request.queued)
 
     async def _queue(self, captured: StoredCapture, record: Record) -> bool:
@@ -149,10 +149,10 @@ class Releaser:
     async def _records(self, request: ReleaseRequest) -> AsyncIterator[tuple[StoredCapture, int]]:
         """Yield what is left of a request, each with the position that it brings it to."""
         if request.ids:
-            for number in range(request.position, len(request.ids)):
-                # Several records of one id: all of them again after a crash, under the same names.
-                async for captured in self._store.walk(QueueId(request.ids[number])):
-                    yield captured, number
+            for sequence, submission in await self._places(request):
+                page = await self._store.read(sequence - 1, 1, submission)
+                if page and page[0].sequence == sequence:  # else it was deleted meanwhile
+                    yield page[0], sequence
             return
         after = request.position
         while after < request.up_to:
@@ -164,6 +164,21 @@ class Releaser:
                 after = captured.sequence
             if not page:
                 return
+
+    async def _places(self, request: ReleaseRequest) -> list[tuple[int, QueueId]]:
+        """Return what is left of a request for some submissions, in the stream's order.
+
+        So one sequence number says how far it is, also within the jobs of one submission: it goes
+        on behind them, and not from the first one anew once the server has forgotten its name.
+        """
+        return sorted(
+            [
+                (captured.sequence, captured.submission)
+                for one in request.ids
+                async for captured in self._store.walk(QueueId(one))
+                if request.position < captured.sequence <= request.up_to
+            ]
+        )
 
     async def _wait_room(self) -> None:
         while not await self._room.room():  # noqa: ASYNC110 — another process takes from it

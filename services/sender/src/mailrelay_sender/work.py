@@ -25,7 +25,7 @@ from mailrelay_sender.attempt import AttemptResult, attempt, capture, leave_out
 from mailrelay_sender.classify import CAPTURED, not_tried
 from mailrelay_sender.follow_up import FollowUp, follow_up
 from mailrelay_sender.pacing import Pacing
-from mailrelay_sender.quarantine import Quarantine
+from mailrelay_sender.quarantine import NotBegunError, Quarantine
 from mailrelay_sender.route import NamedHop, Route, SmartHost, route_of_job
 from mailrelay_sender.settle import Settler
 from mailrelay_sender.slots import Slots, Work
@@ -141,6 +141,8 @@ async def _through(parts: WorkParts, work: Work) -> None:
     """Attempt a record's job and have it settled."""
     try:
         tried = await _deliver(parts, work)
+    except NotBegunError:
+        await parts.slots.give_back(work)
     except _LetGoError:
         parts.slots.let_go(work)
     except Exception as error:  # noqa: BLE001 — a bug must not end the slot
@@ -172,6 +174,8 @@ async def _deliver(parts: WorkParts, work: Work) -> Tried | None:
         return known
     if job.resend_of and not await parts.settler.claim_resend(work.claim, job):
         return None
+    if not work.claim.is_surely_ours:  # claiming it took time
+        raise NotBegunError
     if work.stopped_by:
         return _left_out(parts, job, work.stopped_by)
     tried = await _tried(parts, work)
@@ -277,7 +281,12 @@ async def _try(parts: WorkParts, work: Work) -> AttemptResult:
     route = _route(parts, job)
     upstream = parts.upstream
     if parts.slots.is_suspicious(work):
-        return await parts.quarantine.attempt(job, _next_hop(route), work.claim.delivered)
+        return await parts.quarantine.attempt(
+            job,
+            _next_hop(route),
+            work.claim.delivered,
+            lambda: work.claim.is_surely_ours and not parts.slots.is_stopping,
+        )
     pool = upstream.pool
     if isinstance(route, NamedHop):
         pool = await upstream.named_hops.pool(route)
