@@ -157,6 +157,17 @@ class Settler:
 
         return look
 
+    def _guard(self, claim: Claim, job: Job, body: Body | None) -> Guard:
+        """Return what is asked before each try to store a record that names `body`."""
+        look = self._look(claim)
+
+        async def check() -> None:
+            await look()
+            if body is not None and job.content:
+                await self._bodies.check(self._written[_body_key(job)][1])
+
+        return check
+
     def _log_elsewhere(self, job: Job) -> None:
         self._log.warning("settle.elsewhere", id=job.submission, batch=job.batch)
 
@@ -298,17 +309,17 @@ class Settler:
         return Record(subject, encode_jobs([job]), name)
 
     async def _store_failed(self, claim: Claim, job: Job, record: FailedRecord) -> None:
-        look = self._look(claim)
+        guard = self._guard(claim, job, record.job.body)
 
         async def store() -> None:
             if job.resend_of:
                 resend = await self._claimed_resend(claim, job)
                 if resend is not None:
-                    await self._failed.store_again(record, resend, look)
+                    await self._failed.store_again(record, resend, guard)
             elif job.release is not None:
-                await self._failed.store_released(record, look)
+                await self._failed.store_released(record, guard)
             else:
-                await self._failed.store(record, look)
+                await self._failed.store(record, guard)
 
         await self._until_done(
             "store", job.submission, self._keeps_body(job, record.job.body, store)
@@ -333,15 +344,10 @@ class Settler:
     async def _store(
         self, claim: Claim, job: Job, record: Record, body: Body | None = None
     ) -> None:
-        look = self._look(claim)
-
-        async def check() -> None:
-            await look()
-            if body is not None and job.content:
-                await self._bodies.check(self._written[_body_key(job)][1])
+        guard = self._guard(claim, job, body)
 
         async def store() -> None:
-            await self._publisher.store(record, guard=check)
+            await self._publisher.store(record, guard=guard)
 
         await self._until_done("store", job.submission, self._keeps_body(job, body, store))
 
