@@ -130,14 +130,14 @@ async def rig(folder: Path, delivery_seconds: float) -> AsyncIterator[Rig]:
 
 
 async def test_with_one_slot_everybody_who_waits_is_served_in_turn(tmp_path: Path) -> None:
-    async with rig(tmp_path, 0.01) as made:
+    async with rig(tmp_path, 0.05) as made:
         for source in SOURCES:
             for _ in range(60 if source == NEW else 8):
                 await made.store(source)
         async with made.one_slot():
             await wait_until(lambda: len(made.seen) == 60 + 56, 60, "all are delivered")
         loaded = made.seen[:80]  # until here everybody has some left
-        assert loaded.count(NEW) in range(58, 61)
+        assert loaded.count(NEW) in range(54, 61)  # three of four, but for what is on its way
         for lane in LANES:
             places = [place for place, source in enumerate(loaded) if source == lane]
             gaps = [later - sooner for sooner, later in itertools.pairwise([0, *places, 80])]
