@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mailrelay.queue.rights import Role
 from tests.cli.relay_process import Relay, run_command
 from tests.support.replies import Reply
 from tests.support.scripting import Stage
