@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -48,6 +49,8 @@ def main() -> int:
     )
     sys.stdout.write(f"{again}, in {folder}\n")
     sys.stdout.flush()
+    # So that what is told to end leaves no relay and no mounted disk behind, and its books whole.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     kept = f"kept: {folder}\nagain: {again}\n"
     try:
         report = asyncio.run(
