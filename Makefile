@@ -37,7 +37,7 @@ test-peers: nats-server ## Run the tests against other mail servers (needs Postf
 	$(BIN)/pytest tests -m peers $(ARGS)
 
 .PHONY: chaos
-chaos: nats-server ## Kill processes while mail flows, and count
+chaos: nats-server ## Let everything fail while mail flows, and count
 	$(BIN)/pytest tests -m chaos $(ARGS)
 
 .PHONY: crash

@@ -60,8 +60,10 @@ def test_every_write_is_synced_before_it_is_acked_and_nobody_else_is_let_in(
 
 
 def test_each_role_has_exactly_its_rights(folder: DataFolder) -> None:
-    users = json.loads(written(folder).read_text())["authorization"]["users"]
+    config = json.loads(written(folder).read_text())
+    users = config["authorization"]["users"] + config["accounts"]["$SYS"]["users"]
     assert len(users) == len(Role)
+    assert len(config["accounts"]["$SYS"]["users"]) == 1
     for role, user in zip(Role, users, strict=True):
         rights = rights_of(role, Names("mailrelay"))
         assert user["permissions"]["publish"] == {"allow": list(rights.publish)}

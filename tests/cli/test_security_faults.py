@@ -37,6 +37,11 @@ def check(folder: Path, config: dict[str, Any]) -> list[str]:
     return said[0]
 
 
+def source(folder: Path) -> str:
+    """Where the values of `check` came from, as each line begins."""
+    return f"{folder / 'config.json'}: "
+
+
 def test_a_certificate_that_cannot_be_used_is_named(
     tmp_path: Path, certificates: Certificates
 ) -> None:
@@ -54,7 +59,7 @@ def test_a_certificate_that_cannot_be_used_is_named(
     }
     for (certificate, key), words in pairs.items():
         tls = {"certFile": certificate, "keyFile": key}
-        assert check(tmp_path, {"security": OPEN, "tls": tls}) == [words]
+        assert check(tmp_path, {"security": OPEN, "tls": tls}) == [f"{source(tmp_path)}{words}"]
 
 
 def test_users_that_cannot_be_used_are_named_with_their_line(tmp_path: Path) -> None:
@@ -63,21 +68,21 @@ def test_users_that_cannot_be_used_are_named_with_their_line(tmp_path: Path) -> 
     users.chmod(0o600)
     config = {"security": {"requireAuth": True, "usersFile": str(users)}}
     (fault,) = check(tmp_path, config)
-    assert fault.startswith(f"security.usersFile: {users}, line 2: ")
+    assert fault.startswith(f"{source(tmp_path)}security.usersFile: {users}, line 2: ")
     assert "may be a password" in fault
     assert "hunter2" not in fault
     users.chmod(0o644)
     (fault,) = check(tmp_path, config)
-    assert fault == (
-        f"security.usersFile: {users}: others can read or write it (mode 0644): chmod 600"
-    )
+    words = f"{users}: others can read or write it (mode 0644): chmod 600"
+    assert fault == f"{source(tmp_path)}security.usersFile: {words}"
 
 
 def test_a_file_without_users_is_nobody_who_could_authenticate(tmp_path: Path) -> None:
     users = tmp_path / "users"
     write_lines(users, [Line("# nobody yet", "")])
     (fault,) = check(tmp_path, {"security": {"requireAuth": True, "usersFile": str(users)}})
-    assert fault.startswith(f"security.usersFile: {users} has no user, and security.requireAuth")
+    words = f"security.usersFile: {users} has no user, and security.requireAuth"
+    assert fault.startswith(f"{source(tmp_path)}{words}")
     assert "mailrelay users add" in fault
 
 

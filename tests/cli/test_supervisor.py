@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -288,3 +289,84 @@ def _waiting_for(wait: Callable[[], Awaitable[object]]) -> ChildSpec:
 
     plain = stand_in("one", "import signal\nsignal.pause()")
     return ChildSpec(plain.name, plain.argv, {}, wait_ready=wait_ready)
+
+
+async def test_one_that_its_watch_finds_broken_is_ended_in_order_and_started_again() -> None:
+    broken = asyncio.Event()
+
+    async def watch() -> str:
+        await broken.wait()
+        broken.clear()
+        return "it is broken"
+
+    bench = Bench()
+    async with bench.running([replace(stand_in("one", READY + LIVE), watch=watch)]):
+        broken.set()
+        await wait_until(lambda: len(bench.events("process.ready")) == 2, 10, "ready again")
+        broken.set()
+        await wait_until(lambda: len(bench.events("process.ready")) == 3, 10, "ready once more")
+    told = ["one: it is broken; restarting it", "one was ended by SIGTERM; starting it again"]
+    assert bench.told == told * 2
+
+
+async def test_a_broken_one_that_does_not_end_is_killed() -> None:
+    async def watch() -> str:
+        return "it is broken"
+
+    bench = Bench()
+    deaf = replace(stand_in("one", DEAF + READY + LIVE, stop_seconds=0.1), watch=watch)
+    async with bench.running([deaf]):
+        await wait_until(lambda: len(bench.events("process.ready")) == 2, 10, "ready again")
+    assert bench.told[1] == "one was ended by SIGKILL; starting it again"
+
+
+async def test_a_stop_while_a_process_is_watched_ends_both() -> None:
+    watched: list[str] = []
+
+    async def watch() -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            watched.append("ended")
+        return ""
+
+    bench = Bench()
+    async with bench.running([replace(stand_in("one", READY + LIVE), watch=watch)]):
+        pass
+    assert watched == ["ended"]
+    assert bench.told == []
+
+
+async def test_exit_code_2_of_a_program_that_means_nothing_by_it_is_a_death_before_ready() -> None:
+    bench = Bench()
+    spec = replace(stand_in("one", "raise SystemExit(2)\n"), tells_bad_input=False)
+    with pytest.raises(GiveUpError, match="8 times in a row") as error:
+        await bench.run([spec])
+    assert error.value.exit_code == 1
+
+
+async def test_each_start_waits_for_what_it_needs() -> None:
+    room = asyncio.Event()
+
+    async def wait_room() -> None:
+        await room.wait()
+        room.clear()
+
+    bench = Bench()
+    task = asyncio.create_task(
+        bench.run([replace(stand_in("one", READY + LIVE), before_start=wait_room)])
+    )
+    try:
+        await asyncio.sleep(0.1)
+        assert bench.supervisor.pids == {}
+        for starts in (1, 2):
+            room.set()
+            await wait_until(
+                lambda n=starts: len(bench.events("process.ready")) == n, 10, "it is ready"
+            )
+            os.kill(bench.supervisor.pids["one"], signal.SIGKILL)
+            await wait_until(lambda: bench.supervisor.pids == {}, 10, "it is gone")
+    finally:
+        bench.stop()  # while it waits: that ends at once
+        await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 5)
+    assert task.result() == 0

@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.nats import unable_to_write
 from tests.support.relay import Relay, forwarding_to, relay_config, running_relay
 from tests.support.replies import Reply
-from tests.support.scripting import Accept, Delay, Stage, Stall
+from tests.support.scripting import Accept, Action, Context, Delay, Stage, Stall
 from tests.support.scripts import fail_at, per_recipient
 from tests.support.smtp_client import SmtpDialogue, Submitted
 from tests.support.upstream import ScriptedUpstream
@@ -21,12 +22,16 @@ from tests.support.wait import wait_until
 HELLO = b"Subject: hello\r\n\r\nhi\r\n"
 
 
-async def submit(relay: Relay, *recipients: str) -> Submitted:
+LARGE = HELLO + b"x" * 60 + b"\r\n"
+LARGE += LARGE[len(HELLO) :] * 80_000  # 5 MB: more chunks than are stored at once
+
+
+async def submit(relay: Relay, *recipients: str, content: bytes = HELLO) -> Submitted:
     # Longer than the relay's own limit on storing a message.
-    async with SmtpDialogue.connect("127.0.0.1", relay.smtp_port, limit_seconds=30) as client:
+    async with SmtpDialogue.connect("127.0.0.1", relay.smtp_port, limit_seconds=40) as client:
         await client.expect(220)
         await client.ehlo()
-        return await client.submit("from@example.org", list(recipients), HELLO)
+        return await client.submit("from@example.org", list(recipients), content)
 
 
 async def test_a_full_queue_answers_452_and_takes_mail_again_afterwards(tmp_path: Path) -> None:
@@ -49,20 +54,21 @@ async def test_a_full_queue_answers_452_and_takes_mail_again_afterwards(tmp_path
             assert upstream.attempts.keys() == {"a@example.com"}
 
 
+@pytest.mark.parametrize("content", [HELLO, LARGE], ids=["small", "large"])
 async def test_without_its_queue_the_relay_answers_451_in_bounded_time_and_recovers(
-    tmp_path: Path,
+    tmp_path: Path, content: bytes
 ) -> None:
     async with running_relay(tmp_path) as relay:
         assert (await submit(relay, "a@example.com")).accepted
         nats = relay.kill("nats", signal.SIGSTOP)
         started = time.monotonic()
         try:
-            refused = await submit(relay, "a@example.com")
+            refused = await submit(relay, "a@example.com", content=content)
         finally:
             psutil.Process(nats).resume()
         assert str(refused.final).startswith("451 4.3.0")
         assert time.monotonic() - started < 25
-        assert (await submit(relay, "a@example.com")).accepted
+        assert (await submit(relay, "a@example.com", content=content)).accepted
 
 
 async def test_a_queue_that_restarts_meanwhile_is_waited_for(tmp_path: Path) -> None:
@@ -185,3 +191,51 @@ async def test_a_stop_waits_for_the_answer_to_a_final_dot(tmp_path: Path) -> Non
         await relay.start()
         await relay.wait_health(30, queued_emails=0, total_emails_processed=1)
         assert upstream.attempts == {"a@example.com": 1}
+
+
+@pytest.mark.timeout(120)
+async def test_a_final_dot_that_comes_too_late_for_a_stop_does_not_go_out(tmp_path: Path) -> None:
+    ended = 0
+
+    def script(stage: Stage, context: Context) -> Action:
+        nonlocal ended
+        if stage is Stage.FINAL_DOT:
+            ended += 1
+            return Delay(8)
+        if stage is Stage.DATA and context.transaction == 1:
+            return Delay(11)  # behind the 10 s that attempts get, before the sender is gone
+        return Accept()
+
+    async with (
+        ScriptedUpstream(script) as upstream,
+        running_relay(tmp_path, **forwarding_to(upstream.port)) as relay,
+    ):
+        await submit(relay, "a@example.com")
+        await wait_until(lambda: upstream.attempts["a@example.com"] == 1, 10, "it is on its way")
+        assert await relay.stop() == 0
+        await relay.start()
+        await relay.wait_health(60, queued_emails=0, total_emails_processed=1)
+        assert ended == 1
+
+
+async def test_a_queue_whose_disk_was_full_is_restarted_and_takes_mail_again(
+    tmp_path: Path,
+) -> None:
+    async with running_relay(tmp_path) as relay:
+        assert (await submit(relay, "a@example.com")).accepted
+        await relay.wait_health(10, queued_emails=0)
+        nats = relay.pid("nats")
+        # A limit on the size of files, which needs no root, fails a write as a full disk does.
+        with unable_to_write(nats):
+            during = await submit(relay, "b@example.com")
+        # 250 when the restart came within the 15 s for which storing is repeated.
+        assert during.final is not None
+        assert during.final.code in {250, 451}
+
+        def is_another() -> bool:
+            return relay.run_file().pids.get("nats", nats) != nats
+
+        await wait_until(is_another, 20, "nats-server was started again")
+        assert "write error" in relay.log_lines("process.broken")[0]["message"]
+        assert (await submit(relay, "c@example.com")).accepted
+        await relay.wait_health(20, queued_emails=0)

@@ -14,15 +14,22 @@ import pytest
 
 from mailrelay.config.users import Line, hash_password, write_lines
 from mailrelay.runtime.certificate import CertificateFiles, check_certificate
+from mailrelay.runtime.logging import Logger
 from tests.ingress.ingress_process import PASSWORD, USER, Ingress, running_ingress
 from tests.ingress.test_dialogues import CONTENT, HOST
 from tests.support.certificates import Certificates
-from tests.support.nats import NatsServer
+from tests.support.nats import NatsServer, limits
 from tests.support.relay import free_port
 from tests.support.smtp_client import SmtpDialogue
 from tests.support.wait import wait_until
 
 CHANGE_SECONDS = 10.0  # the files are looked at each second, twice
+
+
+@pytest.fixture(autouse=True)
+def queue_with_room(server: NatsServer, log: Logger) -> None:
+    """Nobody takes mail out here, and a session may send all the time."""
+    server.reset(log, limits(queue_size=100_000))
 
 
 def fingerprint(port: int, *, implicit: bool) -> str:

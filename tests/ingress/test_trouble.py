@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import pytest
 
@@ -21,7 +21,7 @@ from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.tracing import tracing_from_environ
 from mailrelay_ingress import listener
 from mailrelay_ingress.authentication import Authenticator, Users
-from mailrelay_ingress.enqueue import Enqueuer
+from mailrelay_ingress.enqueue import Enqueuer, Intake
 from mailrelay_ingress.listener import protocol, receive
 from mailrelay_ingress.policy import Policy
 from tests.ingress.ingress_process import Ingress, running_ingress
@@ -253,6 +253,34 @@ async def test_a_message_that_comes_too_slowly_ends_its_session(
                 dialogue.send_raw(b"Subject: x\r\n\r\nfirst\r\n")
                 assert (await dialogue.expect(421)).enhanced == "4.4.2"
                 await dialogue.expect_closed()
+        finally:
+            await served.stop()
+
+
+class FaultyEnqueuer(Enqueuer):
+    """Has a bug."""
+
+    async def finish(self, intake: Intake) -> NoReturn:
+        """Fail."""
+        await intake.complete()
+        raise ValueError("a bug")
+
+
+async def test_a_bug_in_storing_is_answered_451_and_the_next_message_is_heard(
+    server: NatsServer, log: Logger
+) -> None:
+    async with server.connected(Role.INGRESS, log) as connection:
+        events = EventWriter(connection, Publisher(connection), lambda _: None)
+        tracing = tracing_from_environ("ingress", {})
+        served = await served_here(enqueuer=FaultyEnqueuer(connection, events, tracing, log, 20))
+        try:
+            async with SmtpDialogue.greeted(HOST, served.port) as dialogue:
+                for _ in range(2):
+                    await dialogue.cmd("MAIL FROM:<a@sender.test>", 250)
+                    await dialogue.cmd("RCPT TO:<b@reader.test>", 250)
+                    await dialogue.cmd("DATA", 354)
+                    dialogue.send_raw(b"Subject: x\r\n\r\nhi\r\n.\r\n")
+                    await dialogue.expect(451)
         finally:
             await served.stop()
 

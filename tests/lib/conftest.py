@@ -48,6 +48,7 @@ def server(shared_server: NatsServer, log: Logger) -> Iterator[NatsServer]:
     yield shared_server
     if not shared_server.is_running:
         shared_server.start()
+    shared_server.thaw()  # a test that froze it may have failed
 
 
 @pytest.fixture

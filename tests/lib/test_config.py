@@ -132,6 +132,8 @@ def test_the_variable_is_the_screaming_snake_of_the_path(key: str, variable: str
             {"capture": {"whenFull": "explode"}},
             r'capture.whenFull: must be "refuse" or "dropOldest", is "explode"$',
         ),
+        ({"queue": {"replicas": 2}}, r"json: queue.replicas: must be 1, 3 or 5, is 2$"),
+        ({"queue": {"replicas": 7}}, r"queue.replicas: must be a whole number from 1 to 5, is 7$"),
         ({"security": 5}, r"security: must be an object, is 5$"),
         ({"security": []}, r"security: must be an object, is \[\]$"),
         ({"retry": {"maxAgeSeconds": 0}}, r"must be a number greater than 0 and at most .*, is 0"),
@@ -236,6 +238,7 @@ def test_a_truth_value_in_the_environment(tmp_path: Path, text: str, value: bool
         ("FORWARD_SMTP", "perhaps"),
         ("RETRY_MULTIPLIER", "two"),
         ("CAPTURE_WHEN_FULL", "explode"),
+        ("QUEUE_REPLICAS", "4"),
     ],
 )
 def test_a_bad_value_in_the_environment_is_blamed_on_its_variable(

@@ -260,3 +260,19 @@ async def test_a_claim_that_the_killed_server_forgot_is_acked_once_the_record_ca
             return await left(admin) == 0
 
         await wait_until(all_gone, 15, "the old claims could be acked")
+
+
+async def test_a_stop_that_gives_up_on_a_hanging_server_leaves_a_connection_that_hears(
+    server: NatsServer, ingress: QueueConnection, sender: QueueConnection
+) -> None:
+    async with claiming(sender) as claims:
+        await put(ingress, b"mail")
+        await claims.wait(1)
+        server.freeze()
+        try:
+            await claims.loop.stop()
+        finally:
+            server.thaw()
+        generation = sender.generation
+        await sender.api("STREAM.INFO.mailrelay-lane")  # raises when nothing is heard
+        assert sender.generation == generation

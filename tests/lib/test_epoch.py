@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -162,9 +164,26 @@ async def test_a_claim_is_not_surely_ours_when_it_was_not_held_in_time(
     server: NatsServer, sender: QueueConnection, log: Logger
 ) -> None:
     await put(server, log, b"mail")
-    async with claiming(sender, ack_wait_seconds=0.2) as claims:
+    async with claiming(sender, ack_wait_seconds=0.8) as claims:
         await claims.wait(1)
         claim = claims.claimed[0]
         await claim.hold()
-        assert claim.is_surely_ours
+        assert surely_ours(claim)
         await wait_until(lambda: not claim.is_surely_ours, 2, "ack_wait is over")
+        await claim.hold()
+        assert not surely_ours(claim), "a hold brings nothing back that another may have by now"
+
+
+async def test_a_record_that_came_while_its_process_was_stopped_is_not_surely_ours(
+    server: NatsServer, sender: QueueConnection, log: Logger
+) -> None:
+    async with claiming(sender, ack_wait_seconds=2.0) as claims:
+        await put(server, log, b"before")
+        await claims.wait(1)
+        assert surely_ours(claims.claimed[0])
+        storing = threading.Thread(target=lambda: asyncio.run(put(server, log, b"meanwhile")))
+        storing.start()
+        time.sleep(3.0)  # noqa: ASYNC251 — the loop stands still, as under SIGSTOP
+        await wait_until(lambda: not storing.is_alive(), 10, "it is stored")
+        await claims.wait(2)
+        assert not surely_ours(claims.claimed[1]), "the server gave it to us when it was stored"

@@ -20,7 +20,13 @@ from tests.support.nats import LIMITS, NatsServer
 from tests.support.wait import wait_until
 
 ID = queue_id(1)
-LETTER = {Role.INGRESS: "i", Role.SENDER: "s", Role.MONITOR: "m", Role.ADMIN: "a"}
+LETTER = {
+    Role.INGRESS: "i",
+    Role.SENDER: "s",
+    Role.MONITOR: "m",
+    Role.ADMIN: "a",
+    Role.WATCH: "w",
+}
 STREAMS = (
     *("in-0", "lane", "failed", "capture", "body", "event", "checkpoint", "pace"),
     *("limit-hour", "limit-day"),
@@ -55,7 +61,7 @@ SUBJECTS = {
 }
 # Calls on a stream and who may make them on which; `admin` may make all of them.
 CALLS: dict[str, dict[str, str]] = {
-    "STREAM.INFO.{s}": {"lane": "sm", "body": "ism"} | {"": "m"},
+    "STREAM.INFO.{s}": {"in-0": "sm", "lane": "sm", "body": "ism", "": "m"},
     "STREAM.MSG.GET.{s}": {
         **dict.fromkeys(("in-0", "lane", "body", "failed", "pace"), "sm"),
         "": "m",
@@ -88,6 +94,8 @@ OTHERS = {
     "$JS.API.STREAM.LIST": "",
     "$JS.API.STREAM.CREATE.evil": "",
     "$SYS.REQ.SERVER.PING": None,  # not even the admin's
+    "$SYS.REQ.SERVER.PING.HEALTHZ": "w",
+    "$SYS.REQ.SERVER.PING.CONNZ": None,
     "$SYS.REQ.ACCOUNT.PING.CONNZ": None,
     "other.in.0.-": None,
     "_INBOX.x": None,
@@ -107,7 +115,7 @@ def every_pair() -> dict[str, str]:
             subject = call.format(s=f"mailrelay-{stream}", c=f"mailrelay-{consumer}")
             pairs[subject] = letters + admin
     for subject, others in OTHERS.items():
-        pairs[subject] = "" if others is None else others + "a"
+        pairs[subject] = others or ("" if others is None else "a")
     return pairs
 
 

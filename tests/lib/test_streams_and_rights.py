@@ -186,7 +186,6 @@ FORBIDDEN = [
     (Role.INGRESS, "other.in.0.-"),
     (Role.SENDER, "mailrelay.inbox.ingress.x"),
     (Role.MONITOR, "mailrelay.inbox.sender.x"),
-    (Role.INGRESS, "$SYS.REQ.SERVER.PING"),
     *[
         (role, subject)
         for role in (Role.SENDER, Role.MONITOR, Role.ADMIN)
@@ -198,6 +197,21 @@ FORBIDDEN = [
     (Role.INGRESS, "$JS.API.STREAM.MSG.GET.mailrelay-limit-hour"),
     (Role.INGRESS, "$JS.API.STREAM.PURGE.mailrelay-limit-hour"),
     (Role.MONITOR, "$JS.API.STREAM.PURGE.mailrelay-limit-day"),
+    *[
+        (role, subject)
+        for role in (Role.INGRESS, Role.SENDER, Role.MONITOR, Role.ADMIN)
+        for subject in ("$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.PING.HEALTHZ")
+    ],
+    *[
+        (Role.WATCH, subject)
+        for subject in (
+            "$SYS.REQ.SERVER.PING.CONNZ",
+            "$SYS.REQ.SERVER.X.SHUTDOWN",
+            "$SYS.REQ.ACCOUNT.PING.CONNZ",
+            "$JS.API.INFO",
+            "mailrelay.in.0.-",
+        )
+    ],
 ]
 
 

@@ -152,20 +152,20 @@ def test_all_of_ipv6_does_not_hold_ipv4() -> None:
         ),
         (
             '{"security": {"allowedNetworks": "192.0.2.0/24"}}',
-            "security.allowedNetworks: must be a list of strings, is a string",
+            'security.allowedNetworks: must be a list of strings, is "192.0.2.0/24"',
         ),
         (
             '{"security": {"allowedNetworks": [1]}}',
-            "security.allowedNetworks: must be a list of strings, is a list",
+            "security.allowedNetworks: must be a list of strings, is [1]",
         ),
         (
             '{"security": {"allowLocalOnly": false, "allowedNetworks": ["192.0.2.0/24"]}}',
             "allowedNetworks limits nothing while allowLocalOnly is false",
         ),
-        ('{"tls": {"smtpsPort": 65536}}', "tls.smtpsPort: must be less than or equal to 65535"),
+        ('{"tls": {"smtpsPort": 65536}}', "tls.smtpsPort: must be a whole number from 0 to 65535"),
         ('{"tls": {"smtpsPort": 465}}', "smtpsPort needs a certificate"),
-        ('{"emails": {"keepSeconds": 0}}', "emails.keepSeconds: must be greater than 0, is 0"),
-        ('{"emails": {"maxBytes": 10}}', "emails.maxBytes: must be greater than or equal to"),
+        ('{"emails": {"keepSeconds": 0}}', "emails.keepSeconds: must be a number greater than 0"),
+        ('{"emails": {"maxBytes": 10}}', "emails.maxBytes: must be a whole number of at least"),
         ("{}", "set defaultUsername and defaultPassword, or security.usersFile, or set"),
     ],
 )

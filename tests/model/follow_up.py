@@ -35,6 +35,8 @@ def steps_after(job: Job, outcomes: tuple[str, ...], walk: Walk, rules: Rules) -
     if walk.paces:
         stores.append(Step("pace"))
     stores.insert(len(stores) if rules.ack_comes_last else 0, Step("ack"))
+    if not rules.looks_before_each_store:
+        stores.insert(0, Step("look"))
     if not rules.tombstone_before_ack:
         stores += tombstone
     return tuple(stores)
@@ -60,7 +62,7 @@ def _name(job: Job, attempt: int, kind: str, rest: Job, hop: int, rules: Rules) 
         job.batch,
         attempt if rules.names_have_attempt else 0,
         kind,
-        rest.recipients if rules.names_have_recipients else (),
+        rest.recipients,
         hop,
         job.resend,
         job.release if rules.names_have_release else 0,

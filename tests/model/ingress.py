@@ -33,6 +33,10 @@ def accepts(state: State, walk: Walk, rules: Rules) -> Iterator[Move[State]]:
             after = with_submission(spend(state, "ingress_crash"), number, phase="unanswered")
             words = f"ingress is killed; the client of {number} has no answer"
             yield Move(words, after, is_fault=True)
+        if submission.phase == "accepted" and state.budget.client_crash:
+            after = with_submission(spend(state, "client_crash"), number, phase="unanswered")
+            words = f"the client of {number} is killed before it hears the 250"
+            yield Move(words, after, is_fault=True)
     last = state.submissions[-1]
     if last.phase == "unanswered" and state.budget.again:
         again = (*state.submissions, new_submission(walk))
@@ -78,9 +82,7 @@ def _accept(
 
 
 def store_body(state: State, number: int) -> State:
-    submission = state.submissions[number]
-    version = submission.body_last + 1
-    return with_submission(state, number, body=version, body_last=version, body_epoch=state.epoch)
+    return with_submission(state, number, body=True, body_epoch=state.epoch)
 
 
 def _publish(state: State, number: int, walk: Walk, rules: Rules) -> Iterator[Move[State]]:

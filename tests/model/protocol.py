@@ -18,6 +18,8 @@ INVARIANTS = (
     "nobody gets a message more often than promised",
     "one resend of a failed record is attempted at a time",
     "nothing of a refused submission is stored or sent",
+    "a failed record that is deleted while its resend is alive stays deleted",
+    "a release is tried until it is sent or has failed",
     "the queue can always become empty without a fault",
 )
 
@@ -36,6 +38,7 @@ class Protocol:
             captured=(),
             senders=(Sender(),) * self._walk.senders,
             question=None,
+            releasing=None,
             names=frozenset(),
             epoch=0,
             budget=self._walk.budget,
@@ -62,6 +65,8 @@ class Protocol:
                 self._lost(state, number, submission)
                 or _repeated(number, submission)
                 or _refused(state, number, submission)
+                or _came_back(number, submission)
+                or _swallowed(state, number, submission)
             )
             if wrong:
                 return wrong
@@ -72,6 +77,7 @@ class Protocol:
             not state.records
             and not state.captured
             and state.question is None
+            and state.releasing is None
             and all(sender.record is None and not sender.is_stopped for sender in state.senders)
             and all(
                 submission.phase not in {"new", *UNDER_WAY}
@@ -96,7 +102,7 @@ class Protocol:
 
     def _bodiless(self, state: State) -> str:
         for number, submission in enumerate(state.submissions):
-            if submission.body or submission.was_lost:
+            if submission.body or submission.body_was_lost:
                 continue
             for job in _stored_jobs(state, number):
                 if job.body and not _is_stale_resend(job, submission):
@@ -118,11 +124,6 @@ def _without_idle_versions(state: State) -> tuple[Submission, ...]:
             )
             for submission in submissions
         )
-    if state.question is None:
-        submissions = tuple(
-            submission._replace(body=min(submission.body, 1), body_last=min(submission.body, 1))
-            for submission in submissions
-        )
     return submissions
 
 
@@ -142,6 +143,8 @@ def _is_live(name: Name, jobs: set[tuple[int, int]], state: State) -> bool:
         number = name[0]
         assert isinstance(number, int)
         return state.submissions[number].phase in REPEATING
+    if "release" in name:
+        return bool(state.budget.release)
     return name[:2] in jobs
 
 
@@ -178,13 +181,33 @@ def _refused(state: State, number: int, submission: Submission) -> str:
     return ""
 
 
+def _came_back(number: int, submission: Submission) -> str:
+    for recipient, failed in enumerate(submission.failed):
+        if failed.came_back:
+            return f"the failed record of {recipient} of {number}, deleted meanwhile, came back"
+    return ""
+
+
+def _swallowed(state: State, number: int, submission: Submission) -> str:
+    for recipient, account in enumerate(submission.accounts):
+        for release in account.owed:
+            if not any(
+                record.job.submission == number
+                and record.job.release == release
+                and recipient in record.job.recipients
+                for record in state.records
+            ):
+                return f"release {release} of recipient {recipient} of {number} was swallowed"
+    return ""
+
+
 def _two_resends(state: State) -> str:
     at_work: dict[tuple[int, tuple[int, ...]], int] = {}
     for sender in state.senders:
         record = sender.record
         if record is None or not record.job.resend or sender.epoch != state.epoch:
             continue
-        if sender.steps[0].kind != "attempt":
+        if sender.steps[0].kind not in {"attempt", "sending"}:
             continue
         key = (record.job.submission, record.job.recipients)
         if at_work.setdefault(key, record.sequence) != record.sequence:

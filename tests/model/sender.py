@@ -13,6 +13,7 @@ from tests.model.server import (
     excuse,
     find,
     forget_gone,
+    is_alive,
     is_open,
     is_untouched,
     publish,
@@ -68,11 +69,13 @@ def _faults(state: State, number: int, sender: Sender, rules: Rules) -> Iterator
 
 def _resumed(state: State, number: int, rules: Rules) -> State:
     sender = state.senders[number]
-    return _uncertain(state, number, sender._replace(is_stopped=False, is_forgotten=True), rules)
+    is_unsure = sender.is_unsure or rules.lost_claims_stay_lost
+    going_on = sender._replace(is_stopped=False, is_unsure=is_unsure, has_looked=False)
+    return _uncertain(state, number, going_on, rules)
 
 
 def _uncertain(state: State, number: int, sender: Sender, rules: Rules) -> State:
-    if rules.lets_go_of_lost_claims and is_untouched(sender):
+    if rules.lets_go_of_lost_claims and sender.is_unsure and is_untouched(sender):
         return with_sender(state, number, _idle(sender))
     return with_sender(state, number, sender)
 
@@ -89,7 +92,7 @@ def _holds(state: State, sender: Sender, record: Record) -> bool:
         sender.record == record
         and sender.epoch == state.epoch
         and not sender.is_stopped
-        and not sender.is_forgotten
+        and not sender.is_unsure
     )
 
 
@@ -152,35 +155,63 @@ def _work(
 ) -> Iterator[Move[State]]:
     record = sender.record
     assert record is not None
-    if sender.epoch != state.epoch and rules.acks_know_the_epoch:
+    is_void = sender.epoch != state.epoch
+    if (
+        is_void
+        and rules.acks_know_the_epoch
+        and (sender.steps[0].kind == "ack" or is_untouched(sender))
+    ):
         after = with_sender(state, number, Sender(epoch=state.epoch))
         yield Move(f"sender {number} forgets a claim of a queue that is lost", after)
         return
-    if sender.is_forgotten and rules.lets_go_of_lost_claims and is_untouched(sender):
+    if (sender.is_unsure or is_void) and rules.lets_go_of_lost_claims and is_untouched(sender):
         after = with_sender(state, number, _idle(sender))
         yield Move(f"sender {number} lets go of a claim that it may have lost", after)
         return
-    step = sender.steps[0]
+    yield from _step(state, number, sender, walk, rules)
+
+
+def _step(
+    state: State, number: int, sender: Sender, walk: Walk, rules: Rules
+) -> Iterator[Move[State]]:
+    step, record = sender.steps[0], sender.record
+    assert record is not None
     if step.kind == "attempt":
+        sending = with_sender(state, number, sender._replace(steps=(Step("sending"),)))
+        yield Move(f"sender {number} begins to send {_words(record.job)}", sending)
+    elif step.kind == "sending":
         yield from _attempt(state, number, record.job, walk, rules)
     elif step.kind == "ack":
         yield from _ack(state, number, sender)
     elif step.kind == "mark":
         yield from _mark(state, number, sender, rules)
-    elif _is_superseded(state, sender, step, walk, rules):
-        after = with_sender(state, number, _idle(sender))
-        yield Move(f"sender {number} finds that another settled its record", after)
+    elif _must_look(state, sender, step, rules):
+        yield _look(state, number, sender, record)
+    elif step.kind == "look":
+        yield Move(f"sender {number} is sure of its record", _advanced(state, number))
     else:
         yield from _store(state, number, sender, step, rules)
 
 
-def _is_superseded(state: State, sender: Sender, step: Step, walk: Walk, rules: Rules) -> bool:
-    names_body = walk.content != "small" and step.kind in {"body", "failed", "lane"}
-    assert sender.record is not None
+def _look(state: State, number: int, sender: Sender, record: Record) -> Move[State]:
+    # A record of a queue that is lost is not looked for: this process has the only copy left.
+    if find(state, record) != record:
+        after = with_sender(state, number, _idle(sender))
+        return Move(f"sender {number} finds that another settled its record", after)
+    if sender.steps[0].kind == "look":
+        return Move(f"sender {number} finds its record there", _advanced(state, number))
+    looked = with_sender(state, number, sender._replace(has_looked=True))
+    return Move(f"sender {number} finds its record there, and goes on", looked)
+
+
+def _must_look(state: State, sender: Sender, step: Step, rules: Rules) -> bool:
+    """Whether it was not looked just now whether the record is still there."""
+    stores = step.kind in {"body", "failed", "lane", "captured", "done"}
     return (
-        names_body
-        and rules.looks_before_naming_a_body
-        and find(state, sender.record) != sender.record
+        (sender.is_unsure or rules.looks_when_sure)
+        and sender.epoch == state.epoch
+        and not sender.has_looked
+        and (step.kind == "look" or (stores and rules.looks_before_each_store))
     )
 
 
@@ -192,8 +223,8 @@ def _attempt(
     elif job.body and not state.submissions[job.submission].body:
         choices = iter([("unreadable",) * len(job.recipients)])
     else:
-        possible = [*walk.outcomes, *(["silent"] if state.budget.silence else [])]
-        choices = itertools.product(possible, repeat=len(job.recipients))
+        silent = ("silent",) if state.budget.silence else ()
+        choices = itertools.product(*(walk.possible(who) + silent for who in job.recipients))
     for outcomes in choices:
         after, is_fault = state, False
         told = []
@@ -210,6 +241,7 @@ def _attempt(
             told.append("deferred" if outcome in {"silent", "unreadable"} else outcome)
         else:
             sender = after.senders[number]
+            after = _ended_release(after, job, tuple(told), walk)
             steps = steps_after(job, tuple(told), walk, rules)
             words = ", ".join(
                 f"{recipient} {outcome}"
@@ -219,6 +251,19 @@ def _attempt(
             yield Move(f"sender {number} attempts {_words(job)}: {words}", after, is_fault)
 
 
+def _ended_release(state: State, job: Job, told: tuple[str, ...], walk: Walk) -> State:
+    """A release has come to an end for those that are not deferred again."""
+
+    def ended(account: Account) -> Account:
+        left = tuple(other for other in account.owed if other != job.release)
+        return account._replace(owed=left)
+
+    for recipient, outcome in zip(job.recipients, told, strict=True):
+        if job.release and (outcome != "deferred" or job.attempt >= walk.attempts):
+            state = with_account(state, job.submission, recipient, ended)
+    return state
+
+
 def _taken(account: Account) -> Account:
     return account._replace(delivered=True, repeats_left=account.repeats_left - 1)
 
@@ -226,7 +271,8 @@ def _taken(account: Account) -> Account:
 def _advanced(state: State, number: int) -> State:
     sender = state.senders[number]
     steps = sender.steps[1:]
-    return with_sender(state, number, sender._replace(steps=steps) if steps else _idle(sender))
+    after = sender._replace(steps=steps, has_looked=False) if steps else _idle(sender)
+    return with_sender(state, number, after)
 
 
 def _ack(state: State, number: int, sender: Sender) -> Iterator[Move[State]]:
@@ -234,7 +280,7 @@ def _ack(state: State, number: int, sender: Sender) -> Iterator[Move[State]]:
     assert record is not None
     stored = find(state, record)
     is_same_epoch = sender.epoch == state.epoch
-    if sender.is_forgotten and is_same_epoch and stored == record:
+    if sender.is_unsure and is_same_epoch and stored == record:
         kept = with_sender(state, number, _idle(sender, record))
         yield Move(f"sender {number} acks, gets no answer, and lets go", kept)
         if not any(_holds(state, other, record) for other in state.senders):
@@ -252,6 +298,8 @@ def _mark(state: State, number: int, sender: Sender, rules: Rules) -> Iterator[M
     failed = state.submissions[job.submission].failed[recipient]
     going_on = _advanced(state, number)
     is_named = failed.kind == "failed" and failed.version == job.resend
+    if failed.mark != record.sequence and is_alive(state, failed.mark):
+        is_named = is_named and not rules.marked_is_not_resent
     if not rules.resend_is_current:
         yield Move(f"sender {number} does not look at the failed record", going_on)
     elif rules.resend_is_marked and is_named:
@@ -280,7 +328,8 @@ def _store(
         yield Move(f"sender {number} {words}", _advanced(after, number))
         if state.budget.lost_reply and step.kind not in {"event", "pace"}:
             repeat = (step._replace(is_repeat=True), *sender.steps[1:])
-            lost = with_sender(spend(after, "lost_reply"), number, sender._replace(steps=repeat))
+            going_on = sender._replace(steps=repeat, has_looked=False)
+            lost = with_sender(spend(after, "lost_reply"), number, going_on)
             yield Move(f"sender {number} {words}; the ack is lost", lost, is_fault=True)
 
 
@@ -291,6 +340,7 @@ def _store_body(state: State, record: Record, _step: Step, _rules: Rules) -> Ite
 def _store_lane(state: State, record: Record, step: Step, rules: Rules) -> Iterator[Effect]:
     job = step.job
     assert job is not None
+    state = _with_body(state, record, job, rules)
     name = name_of(record.job, step, rules)
     for words, stores, after in publish(state, name):
         stored = put(after, "lane", job) if stores else after
@@ -299,31 +349,36 @@ def _store_lane(state: State, record: Record, step: Step, rules: Rules) -> Itera
         yield f"stores {_words(job)} in a lane ({step.why}){words}", stored
 
 
+def _with_body(state: State, record: Record, job: Job, rules: Rules) -> State:
+    """A body that the server lost is written anew by who still has its content."""
+    if not job.body or record.job.body or not rules.bodies_know_the_epoch:
+        return state
+    return store_body(state, job.submission) if state.epoch else state
+
+
 def _store_failed(state: State, record: Record, step: Step, rules: Rules) -> Iterator[Effect]:
+    """Compare-and-set: of a job where nothing is, of a resend over its own mark alone."""
     job = step.job
     assert job is not None
+    state = _with_body(state, record, job, rules)
     recipient = job.recipients[0]
     place = state.submissions[job.submission].failed[recipient]
     what = f"a failed record of {recipient}"
-    if record.job.resend and rules.resend_settles_marked and rules.resend_is_marked:
-        if place.mark != record.sequence:
-            yield f"finds that {what} is not its resend's any more", state
-            return
-        name = None
-    else:
-        name = name_of(record.job, step, rules)
     new = Failed("failed", place.version + 1, job.body)
-    if name is not None and place.kind and rules.failed_is_stored_once:
+    if record.job.resend:
+        if place.mark != record.sequence:
+            if rules.resend_settles_marked and rules.resend_is_marked:
+                yield f"finds that {what} is not its resend's any more", state
+                return
+            new = new._replace(came_back=not place.kind and rules.resend_is_marked)
+    elif record.job.release:
+        if place.mark and is_alive(state, place.mark):
+            yield f"finds {what} whose resend is alive", state
+            return
+    elif place.kind and rules.failed_is_stored_once:
         yield f"finds {what} stored already", state
         return
-    if name is None:
-        yield f"stores {what}", with_failed(state, job.submission, recipient, new)
-        return
-    for words, stores, after in publish(state, name):
-        stored = with_failed(after, job.submission, recipient, new) if stores else after
-        if stores and name in state.names and step.is_repeat and rules.window_is_excused:
-            stored = excuse(stored, job)
-        yield f"stores {what}{words}", stored
+    yield f"stores {what}", with_failed(state, job.submission, recipient, new)
 
 
 def _store_done(state: State, record: Record, _step: Step, rules: Rules) -> Iterator[Effect]:

@@ -144,7 +144,7 @@ def _restarted(state: State, rules: Rules) -> State:
             continue
         if is_open(sender, rules):
             state = excuse(state, sender.record.job)
-        state = with_sender(state, number, sender._replace(is_forgotten=True))
+        state = with_sender(state, number, sender._replace(is_unsure=True, has_looked=False))
     for number, submission in enumerate(state.submissions):
         jobs = {
             record.job
@@ -177,25 +177,34 @@ def _emptied(state: State, walk: Walk) -> State:
             accounts = tuple(
                 account._replace(repeats_left=account.repeats_left + 1) for account in accounts
             )
+        accounts = tuple(account._replace(owed=()) for account in accounts)
         submissions.append(
             submission._replace(
                 accounts=accounts,
                 failed=tuple(Failed() for _ in range(walk.recipients)),
-                body=0,
-                body_last=0,
+                body=False,
                 is_prompted=False,
                 was_lost=submission.was_lost or submission.phase == "accepted",
                 pace=-1,
+                body_was_lost=submission.body_was_lost or bool(submission.body),
             )
         )
+    # A record is known by its stored time, too: nothing of the new queue is taken for it.
+    senders = tuple(sender._replace(memory=(), has_looked=False) for sender in state.senders)
     return state._replace(
         submissions=tuple(submissions),
         records=(),
         captured=(),
+        senders=senders,
         names=frozenset(),
         epoch=state.epoch + 1,
         question=state.question,
     )
+
+
+def is_alive(state: State, mark: int) -> bool:
+    """Whether the record in the lane that a failed record's mark names is still there."""
+    return any(record.stream == "lane" and record.sequence == mark for record in state.records)
 
 
 def forget_gone(state: State) -> State:

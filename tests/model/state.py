@@ -36,6 +36,7 @@ class Failed(NamedTuple):
     version: int = 0
     body: bool = False
     mark: int = 0  # lane sequence of the resend that works on it
+    came_back: bool = False  # a resend stored it though it was deleted meanwhile
 
 
 class Captured(NamedTuple):
@@ -49,24 +50,25 @@ class Account(NamedTuple):
     delivered: bool = False
     repeats_left: int = 1  # how often the upstream may still take it
     let_go: bool = False  # somebody deleted it, or a full store dropped it
+    owed: tuple[int, ...] = ()  # releases that have not come to an end
 
 
 class Submission(NamedTuple):
     phase: str = "new"  # body, unknown, split, accepted, refused, unanswered
     accounts: tuple[Account, ...] = ()
     failed: tuple[Failed, ...] = ()
-    body: int = 0  # version that is stored, 0: none
-    body_last: int = 0  # last version ever stored
+    body: bool = False  # is stored
     body_epoch: int = 0  # of the server, when ingress stored it
     is_prompted: bool = False  # an event told the monitor to ask
     was_lost: bool = False  # accepted before the server lost its data
+    body_was_lost: bool = False
     pace: int = 0  # which job is next; -1: nothing is known
 
 
 class Step(NamedTuple):
     """What a sender has yet to do with its record."""
 
-    kind: str  # mark, attempt, body, failed, lane, captured, done, event, pace, ack
+    kind: str  # mark, attempt, sending, body, failed, lane, captured, done, event, pace, ack
     job: Job | None = None
     why: str = ""  # of a lane step: deferred, move
     is_repeat: bool = False  # it was sent before, without an answer
@@ -84,7 +86,9 @@ class Sender(NamedTuple):
     epoch: int = 0
     steps: tuple[Step, ...] = ()
     is_stopped: bool = False
-    is_forgotten: bool = False  # the server does not know that it delivered the record
+    # Another may have been given the record: it was not held in time, or the server was killed.
+    is_unsure: bool = False
+    has_looked: bool = False  # and found its record: what it stores next is on its way
     memory: tuple[Kept, ...] = ()
 
 
@@ -92,13 +96,13 @@ class Question(NamedTuple):
     """The monitor asks whether a body is in use."""
 
     submission: int
-    bound: int
     asked: int = 0
 
 
 class Budget(NamedTuple):
     """How many faults and orders may still come in a run."""
 
+    client_crash: int = 0
     crash: int = 0  # of a sender
     ingress_crash: int = 0
     monitor_crash: int = 0
@@ -111,7 +115,7 @@ class Budget(NamedTuple):
     again: int = 0  # the client got no answer and sends again
     resend: int = 0
     release: int = 0
-    delete: int = 0  # somebody deletes a capture record
+    delete: int = 0  # somebody deletes a failed record while its resend may be alive
 
 
 class State(NamedTuple):
@@ -120,6 +124,7 @@ class State(NamedTuple):
     captured: tuple[Captured, ...]
     senders: tuple[Sender, ...]
     question: Question | None
+    releasing: Captured | None  # the monitor read it, and is about to store its release
     names: frozenset[Name]  # message ids that the server has seen
     epoch: int
     budget: Budget
@@ -140,7 +145,13 @@ class Walk:
     content: str = "small"  # "inline": over 64 KB; "stored": over 1 MB
     captures: bool = False
     paces: bool = False
+    # What the next hop may say of each recipient, where not all may have all outcomes.
+    outcomes_of: tuple[tuple[str, ...], ...] = ()
 
     @property
     def recipients(self) -> int:
         return sum(len(job) for job in self.jobs)
+
+    def possible(self, recipient: int) -> tuple[str, ...]:
+        """What the next hop may say of a recipient."""
+        return self.outcomes_of[recipient] if self.outcomes_of else self.outcomes

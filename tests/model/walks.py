@@ -15,7 +15,7 @@ WALKS = (
         "one recipient; lost acks, kills of everybody, the client sends again",
         ((0,),),
         ("sent",),
-        Budget(crash=1, ingress_crash=1, restart=1, lost_reply=2, full=1, again=1),
+        Budget(client_crash=1, crash=1, ingress_crash=1, restart=1, lost_reply=2, full=1, again=1),
     ),
     Walk(
         "batch",
@@ -30,6 +30,14 @@ WALKS = (
         ((0, 1),),
         ALL,
         Budget(crash=1),
+    ),
+    Walk(
+        "three recipients",
+        "two jobs: one recipient deferred or sent, one refused, one sent; then what is deferred",
+        ((0, 1), (2,)),
+        ALL,
+        Budget(crash=1, lost_reply=1),
+        outcomes_of=(BOTH, ("refused",), ("sent",)),
     ),
     Walk(
         "deferred twice",
@@ -59,7 +67,7 @@ WALKS = (
         "a failed record resent by hand, asked for twice",
         ((0,),),
         ("sent", "refused"),
-        Budget(crash=1, lost_reply=1, resend=2),
+        Budget(crash=1, lost_reply=1, resend=2, delete=1),
         attempts=1,
     ),
     Walk(
@@ -67,7 +75,7 @@ WALKS = (
         "two jobs whose body is stored",
         ((0,), (1,)),
         BOTH,
-        Budget(),
+        Budget(crash=1),
         content="stored",
     ),
     Walk(
@@ -137,10 +145,27 @@ WALKS = (
     ),
 )
 
-# One more kill of a sender each.
-LONG_WALKS = tuple(
-    replace(walk, budget=walk.budget._replace(crash=walk.budget.crash + 1)) for walk in WALKS
-)
+# What comes on top of each walk's own faults in the long form.
+_MORE = {
+    "accept": {"crash": 2},
+    "batch": {"crash": 2, "restart": 1, "client_crash": 1},
+    "settle": {"crash": 2},
+    "three recipients": {"crash": 2},
+    "deferred twice": {"crash": 2},
+    "takeover": {"crash": 1},
+    "lanes": {"crash": 1, "lost_reply": 1},
+    "resend": {"crash": 2},
+    "stored body": {"monitor_crash": 1},
+    "stored body, takeover": {"restart": 1, "monitor_crash": 1},
+    "moved body": {"monitor_crash": 1, "lost_reply": 1},
+    "moved body, takeover": {"restart": 1, "monitor_crash": 1},
+    "resent body": {"resend": 2, "crash": 1, "monitor_crash": 1, "lost_reply": 1},
+    "capture": {"monitor_crash": 1},
+    "loss": {"restart": 1},
+    "loss of a body": {"crash": 2, "restart": 1},
+    "pace": {"lost_reply": 1, "ingress_crash": 1},
+}
+LONG_WALKS = tuple(replace(walk, budget=walk.budget._replace(**_MORE[walk.name])) for walk in WALKS)
 
 
 def walk_named(name: str) -> Walk:

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import psutil
@@ -32,7 +32,7 @@ from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.lanes import NOW
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
-from mailrelay.queue.wire import decode_jobs, encode_capture
+from mailrelay.queue.wire import decode_jobs, encode_capture, encode_jobs
 from mailrelay.runtime.lifecycle import end_tasks
 from mailrelay.runtime.logging import Logger
 from mailrelay_monitor import failed_index, lane_room
@@ -134,7 +134,13 @@ async def start(connect: Connect, tmp_path: Path, log: Logger) -> AsyncIterator[
     running: list[asyncio.Future[None]] = []
     started: list[tuple[AdminParts, httpx.AsyncClient, IndexThread]] = []
 
-    async def start(*, run: bool = True, forward: bool = False, **options: Any) -> Admin:  # noqa: ANN401
+    async def start(
+        *,
+        run: bool = True,
+        forward: bool = False,
+        asking: asyncio.Lock | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> Admin:
         await end()  # there is one monitor, and it was restarted
         connection = await connect(Role.MONITOR)
         sender = await connect(Role.SENDER)
@@ -156,7 +162,7 @@ async def start(connect: Connect, tmp_path: Path, log: Logger) -> AsyncIterator[
             clock=lambda: time.time() + made.ahead,
             log=log,
             prompt=prompted.append,
-            asking=asyncio.Lock(),
+            asking=asking or asyncio.Lock(),
             has_upstream=lambda: config.forward_smtp,
         )
         app = FastAPI()
@@ -747,6 +753,40 @@ async def test_each_release_is_a_job_and_the_captured_copy_stays(start: Start) -
     assert await admin.parts.captured.count() == 2
 
 
+class _Turn(asyncio.Lock):
+    """A lock that says when somebody wants it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wanted = asyncio.Event()
+
+    async def acquire(self) -> Literal[True]:
+        self.wanted.set()
+        return await super().acquire()
+
+
+async def test_captured_mail_deleted_before_its_release_is_queued_is_not_released(
+    start: Start,
+) -> None:
+    turn = _Turn()
+    admin = await start(forward=True, asking=turn)
+    one = await captured(admin)
+    await turn.acquire()  # as whoever asks whether its body is in use
+    turn.wanted.clear()
+    await admin.client.post("/admin/release", json={"ids": [one.submission], "request": "r"})
+    await asyncio.wait_for(turn.wanted.wait(), 10)
+    deleted = await admin.client.delete(f"/api/captured/{one.submission}")
+    assert deleted.json() == {"deleted": 1}
+    turn.release()
+
+    async def finished() -> bool:
+        requests = (await admin.client.get("/admin/release")).json()["requests"]
+        return [each["finished"] for each in requests] == [True]
+
+    await wait_until(finished, 10, "it is carried out")
+    assert await admin.lane() == []
+
+
 async def test_a_release_that_the_monitors_end_broke_off_goes_on_and_repeats_nothing(
     start: Start,
 ) -> None:
@@ -772,3 +812,47 @@ async def test_a_release_that_the_monitors_end_broke_off_goes_on_and_repeats_not
     released = [each.submission for each in await later.lane()]
     assert sorted(released) == sorted(each.submission for each in made)
     assert late.submission not in released
+
+
+async def forget_ids_soon(admin: QueueConnection) -> None:
+    """Make the lanes' duplicate window as short as the server takes it."""
+    config = (await admin.api("STREAM.INFO.mailrelay-lane"))["config"]
+    await admin.api("STREAM.UPDATE.mailrelay-lane", config | {"duplicate_window": 100_000_000})
+
+
+async def test_a_release_of_a_message_with_many_jobs_goes_on_behind_those_that_it_queued(
+    start: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = await start(run=False, forward=True)
+    await forget_ids_soon(await connect(Role.ADMIN))
+    monkeypatch.setattr(lane_room, "MAX_IN_LANE", 5)
+    submission, jobs = queue_id(), 12
+    for batch in range(1, jobs + 1):
+        await captured(admin, job(submission=submission, batch=batch, batches=jobs))
+    await admin.client.post("/admin/release", json={"ids": [submission], "request": "r"})
+    running = asyncio.create_task(admin.parts.releaser.run())
+
+    async def some_noted() -> bool:
+        (request,) = (await admin.client.get("/admin/release")).json()["requests"]
+        return bool(request["queued"] == 5)
+
+    await wait_until(some_noted, 10, "as many as there is room for are queued")
+    running.cancel()  # as when the lanes are full: it begins again later
+    await asyncio.gather(running, return_exceptions=True)
+    monkeypatch.undo()
+    probe = Record(admin.sender.names.lane_subject(NOW, None), encode_jobs([job()]), "probe")
+    await Publisher(admin.sender).store(probe)
+
+    async def forgotten() -> bool:
+        return not (await Publisher(admin.sender).store(probe)).duplicate
+
+    await wait_until(forgotten, 10, "the server has forgotten the names")
+    later = await start(forward=True)
+
+    async def finished() -> bool:
+        requests = (await later.client.get("/admin/release")).json()["requests"]
+        return [each["finished"] for each in requests] == [True]
+
+    await wait_until(finished, 20, "it is carried out")
+    released = [each.batch for each in await later.lane() if each.submission == submission]
+    assert sorted(released) == list(range(1, jobs + 1))

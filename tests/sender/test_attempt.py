@@ -19,8 +19,9 @@ from mailrelay.mail.job import Body, Job, Recipient
 from mailrelay.queue.bodies import BodyUnreadableError
 from mailrelay_sender import connection as connection_module
 from mailrelay_sender.attempt import AttemptResult, attempt
-from mailrelay_sender.connection import ConnectionPool, UpstreamSettings
-from mailrelay_sender.route import SmartHost
+from mailrelay_sender.connection import ConnectionPool, UpstreamSettings, Verdicts
+from mailrelay_sender.named_hops import MAX_POOLS, NamedHops
+from mailrelay_sender.route import NamedHop, SmartHost
 from tests.lib.jobs import make_job
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.dots import stuff
@@ -516,6 +517,17 @@ async def test_an_address_with_a_control_character_is_a_fault_and_leaves_no_conn
     await upstream.wait_until(lambda: upstream.open_connections == 0, 5, "it was dropped")
 
 
+async def test_a_job_that_another_may_have_by_now_is_let_go_of_before_its_first_rcpt(
+    upstream: ScriptedUpstream, pool: ConnectionPool
+) -> None:
+    sent = await try_once(make_job(1), pool)
+    assert not sent.is_let_go
+    result = await attempt(make_job(2), pool, "up:1", inline, LIMIT_SECONDS, is_ours=lambda: False)
+    assert (result.is_let_go, result.outcomes, result.fault) == (True, [], None)
+    await upstream.wait_until(lambda: upstream.open_connections == 0, 5, "it was dropped")
+    assert upstream.received_count == 1
+
+
 async def test_a_large_body_is_streamed_with_bounded_memory(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -554,3 +566,17 @@ async def test_a_large_body_is_streamed_with_bounded_memory(tmp_path: Path) -> N
     finally:
         process.terminate()
         await process.wait()
+
+
+async def test_a_named_hop_that_is_forgotten_keeps_no_connection(
+    upstream: ScriptedUpstream,
+) -> None:
+    config = RelayConfig.model_validate({"security": {"requireAuth": False}})
+    hops = NamedHops(UpstreamSettings.from_config(config, "relay.test"), Verdicts())
+    pool = await hops.pool(NamedHop("127.0.0.1", upstream.port))
+    connection = await pool.get()  # an attempt is under way
+    for port in range(1, MAX_POOLS + 1):
+        await hops.pool(NamedHop("127.0.0.1", port))
+    await pool.put_back(connection)
+    assert not connection.is_open
+    await upstream.wait_until(lambda: not upstream.open_connections, 10, "it has ended")

@@ -25,11 +25,12 @@ from mailrelay.queue.rights import Role
 from mailrelay.runtime.logging import Logger
 from mailrelay_cli.nats_server import find_nats_server
 from mailrelay_sender import quarantine
-from mailrelay_sender.quarantine import Quarantine
+from mailrelay_sender.connection import Verdicts
+from mailrelay_sender.quarantine import NotBegunError, Quarantine
 from tests.support.nats import LIMITS, NatsServer
 from tests.support.relay import forwarding_to, relay_config
 from tests.support.replies import Reply
-from tests.support.scripting import Stage, Stall
+from tests.support.scripting import Accept, Action, Context, Delay, Stage, Stall
 from tests.support.scripts import fail_at, per_recipient
 from tests.support.upstream import ScriptedUpstream
 from tests.support.wait import wait_until
@@ -57,9 +58,26 @@ async def sender(tmp_path: Path, log: Logger) -> AsyncIterator[QueueConnection]:
         server.kill()
 
 
+class NotedVerdicts(Verdicts):
+    """Tells that somebody wants to send a final dot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    async def _wait_allowed(self) -> None:
+        self.asked.set()
+        await super()._wait_allowed()
+
+
+@pytest.fixture
+def verdicts() -> NotedVerdicts:
+    return NotedVerdicts()
+
+
 @pytest.fixture
 def make(
-    tmp_path: Path, sender: QueueConnection, log: Logger
+    tmp_path: Path, sender: QueueConnection, log: Logger, verdicts: Verdicts
 ) -> Callable[[ScriptedUpstream], Quarantine]:
     def quarantine_for(upstream: ScriptedUpstream) -> Quarantine:
         file = tmp_path / "config.json"
@@ -67,7 +85,8 @@ def make(
             json.dumps(relay_config(processingTimeout=1, **forwarding_to(upstream.port)))
         )
         environ = {**os.environ, "MAILRELAY_CONFIG": str(file)}
-        return Quarantine(environ, BodyStore(sender, Publisher(sender)), 1, log)
+        bodies = BodyStore(sender, Publisher(sender))
+        return Quarantine(environ, bodies, 1, log, verdicts=verdicts)
 
     return quarantine_for
 
@@ -93,7 +112,9 @@ async def test_content_from_the_body_stream_is_delivered_and_each_recipient_has_
     async with ScriptedUpstream(
         per_recipient({"r1@example.com": Reply(550, "5.1.1 nobody")})
     ) as upstream:
-        result = await make(upstream).attempt(job(content=b"", body=body), "next:25", 11)
+        result = await make(upstream).attempt(
+            job(content=b"", body=body), "next:25", 11, lambda: True
+        )
         assert [outcome.disposition for outcome in result.outcomes] == [
             Disposition.BOUNCED,
             Disposition.SENT,
@@ -106,7 +127,7 @@ async def test_a_next_hop_that_stalls_is_a_temporary_failure_and_no_death(
     make: Callable[[ScriptedUpstream], Quarantine],
 ) -> None:
     async with ScriptedUpstream(fail_at(Stage.MAIL, Stall(None))) as upstream:
-        result = await make(upstream).attempt(job(), "next:25", 11)
+        result = await make(upstream).attempt(job(), "next:25", 11, lambda: True)
     assert {outcome.disposition for outcome in result.outcomes} == {Disposition.DEFERRED}
 
 
@@ -116,7 +137,9 @@ async def test_a_body_that_is_gone_is_a_temporary_failure(
     bodies = BodyStore(sender, Publisher(sender))
     body = await bodies.store_content(new_queue_id(1_700_000_000.0, 8), CONTENT)
     async with ScriptedUpstream(per_recipient({})) as upstream:
-        result = await make(upstream).attempt(job(content=b"", body=body), "next:25", 11)
+        result = await make(upstream).attempt(
+            job(content=b"", body=body), "next:25", 11, lambda: True
+        )
         assert {outcome.disposition for outcome in result.outcomes} == {Disposition.DEFERRED}
         assert "content cannot be read" in result.outcomes[0].reply.text
         assert upstream.received == []
@@ -127,7 +150,7 @@ async def test_a_process_that_dies_three_times_ends_the_job_with_the_evidence(
 ) -> None:
     monkeypatch.setattr(quarantine, "_MODULE", "tests.sender.no_such_module")
     async with ScriptedUpstream(per_recipient({})) as upstream:
-        result = await make(upstream).attempt(job(), "next:25", 11)
+        result = await make(upstream).attempt(job(), "next:25", 11, lambda: True)
     assert {outcome.disposition for outcome in result.outcomes} == {Disposition.EXPIRED}
     assert "died 3 times, last: ended with 1" in str(result.outcomes[0].reply)
 
@@ -138,7 +161,7 @@ async def test_the_process_has_nothing_of_the_queue_and_ends_with_its_sender(
     monkeypatch.setenv("MAILRELAY_NATS_SEED_FILE", "seed")
     monkeypatch.setenv("MAILRELAY_NATS_URL", "nats://nowhere")
     async with ScriptedUpstream(fail_at(Stage.MAIL, Stall(None))) as upstream:
-        trying = asyncio.create_task(make(upstream).attempt(job(), "next:25", 11))
+        trying = asyncio.create_task(make(upstream).attempt(job(), "next:25", 11, lambda: True))
 
         def ours() -> list[psutil.Process]:
             return [
@@ -161,10 +184,51 @@ async def test_a_process_that_hangs_is_ended_and_counts_as_dead(
     monkeypatch.setattr(quarantine, "_START_AND_END_SECONDS", 9.0)
     monkeypatch.setattr(quarantine, "DEATHS", 1)
     async with ScriptedUpstream(fail_at(Stage.MAIL, Stall(None))) as upstream:
-        trying = asyncio.create_task(make(upstream).attempt(job(), "next:25", 11))
+        trying = asyncio.create_task(make(upstream).attempt(job(), "next:25", 11, lambda: True))
         await upstream.wait_until(lambda: upstream.connections > 0, 10, "it has connected")
         for child in psutil.Process().children():
             if "mailrelay_sender.alone" in child.cmdline():
                 child.suspend()
         result = await trying
     assert "did not end within 10 s" in str(result.outcomes[0].reply)
+
+
+async def test_its_final_dot_counts_while_it_is_not_answered(
+    make: Callable[[ScriptedUpstream], Quarantine], verdicts: NotedVerdicts
+) -> None:
+    async with ScriptedUpstream(fail_at(Stage.FINAL_DOT, Delay(0.5))) as upstream:
+        trying = asyncio.create_task(make(upstream).attempt(job(), "next:25", 11, lambda: True))
+        await wait_until(lambda: verdicts.awaited == 1, 10, "it is known to be out")
+        result = await trying
+    assert {outcome.disposition for outcome in result.outcomes} == {Disposition.SENT}
+    assert verdicts.awaited == 0
+
+
+async def test_no_final_dot_goes_out_once_its_sender_stops(
+    make: Callable[[ScriptedUpstream], Quarantine], verdicts: NotedVerdicts
+) -> None:
+    ended = 0
+
+    def script(stage: Stage, _context: Context) -> Action:
+        nonlocal ended
+        ended += stage is Stage.FINAL_DOT
+        return Accept()
+
+    verdicts.close()
+    async with ScriptedUpstream(script) as upstream:
+        trying = asyncio.create_task(make(upstream).attempt(job(), "next:25", 11, lambda: True))
+        await asyncio.wait_for(verdicts.asked.wait(), 10)
+        assert verdicts.awaited == 0
+        trying.cancel()
+        await asyncio.gather(trying, return_exceptions=True)
+        await upstream.wait_until(lambda: not upstream.open_connections, 10, "it has ended")
+    assert ended == 0
+
+
+async def test_what_waited_for_its_turn_does_not_begin_when_it_may_not_any_more(
+    make: Callable[[ScriptedUpstream], Quarantine],
+) -> None:
+    async with ScriptedUpstream(per_recipient({})) as upstream:
+        with pytest.raises(NotBegunError):
+            await make(upstream).attempt(job(), "next:25", 11, lambda: False)
+        assert upstream.connections == 0

@@ -194,7 +194,7 @@ async def test_a_body_that_the_server_lost_is_written_anew_before_a_record_names
         names, job = made.sender.names, made.job
         rest = follow_up(job, [LATER], SCHEDULE, now=made.now, chance=0.5)
         claim = await made.claim()
-        body = await made.settler._store_body(job)
+        body = await made.settler._store_body(claim, job)
         generation = made.sender.generation
         await made.server.lose_data(made.log)
         await wait_until(
@@ -230,3 +230,29 @@ async def test_what_another_sender_has_settled_is_not_stored_a_second_time(tmp_p
         info = await made.monitor.api(f"STREAM.INFO.{names.lane_stream}")
         assert int(info["state"]["messages"]) == 0
         assert "settle.elsewhere" in [entry["event"] for entry in made.lines.entries]
+
+
+async def test_a_sure_claim_whose_record_an_earlier_holder_acked_stores_nothing(
+    tmp_path: Path,
+) -> None:
+    async with rig(tmp_path, LIMITS) as made:
+        names, job = made.sender.names, made.job
+        rest = follow_up(job, [LATER], SCHEDULE, now=made.now, chance=0.5)
+        claim = await made.claim()
+        # As the ack of a sender does that was stopped with the record, and goes on now.
+        await made.server.purge(made.log, names.in_stream())
+        assert claim.is_surely_ours
+        await made.settler.settle(claim, job, rest, route="smarthost", duration_seconds=0.1)
+        info = await made.monitor.api(f"STREAM.INFO.{names.lane_stream}")
+        assert int(info["state"]["messages"]) == 0
+        assert "settle.elsewhere" in [entry["event"] for entry in made.lines.entries]
+
+
+async def test_a_move_whose_record_an_earlier_holder_acked_stores_nothing(tmp_path: Path) -> None:
+    async with rig(tmp_path, LIMITS) as made:
+        names = made.sender.names
+        claim = await made.claim()
+        await made.server.purge(made.log, names.in_stream())
+        await made.settler.move(claim, made.job)
+        info = await made.monitor.api(f"STREAM.INFO.{names.lane_stream}")
+        assert int(info["state"]["messages"]) == 0

@@ -9,21 +9,32 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from structlog.testing import LogCapture
 
 from mailrelay.mail.job import Recipient
+from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import Claim, PullLoop
+from mailrelay.queue.events import EventWriter
+from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.lanes import LADDER
+from mailrelay.queue.pace import PaceStore
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
-from mailrelay.queue.wire import encode_jobs
+from mailrelay.queue.wire import RecordError, encode_jobs
+from mailrelay.runtime.lifecycle import end_tasks
+from mailrelay.runtime.logging import Logger
+from mailrelay.runtime.steps import listen
 from mailrelay_cli.nats_server import find_nats_server
+from mailrelay_sender.pacing import Pacing, PacingOptions
+from mailrelay_sender.settle import Settler
+from mailrelay_sender.slots import SlotLimits, Slots
 from mailrelay_sender.suspicion import SUSPICIOUS_DELIVERIES
 from tests.lib.jobs import make_job, queue_id
 from tests.sender.test_settle import logger
@@ -119,14 +130,14 @@ async def rig(folder: Path, delivery_seconds: float) -> AsyncIterator[Rig]:
 
 
 async def test_with_one_slot_everybody_who_waits_is_served_in_turn(tmp_path: Path) -> None:
-    async with rig(tmp_path, 0.01) as made:
+    async with rig(tmp_path, 0.05) as made:
         for source in SOURCES:
             for _ in range(60 if source == NEW else 8):
                 await made.store(source)
         async with made.one_slot():
             await wait_until(lambda: len(made.seen) == 60 + 56, 60, "all are delivered")
         loaded = made.seen[:80]  # until here everybody has some left
-        assert loaded.count(NEW) in range(58, 61)
+        assert loaded.count(NEW) in range(54, 61)  # three of four, but for what is on its way
         for lane in LANES:
             places = [place for place, source in enumerate(loaded) if source == lane]
             gaps = [later - sooner for sooner, later in itertools.pairwise([0, *places, 80])]
@@ -184,3 +195,150 @@ async def test_a_job_that_came_and_went_for_its_turn_is_not_suspected_of_killing
         async with made.one_slot(batchDelay=100, queue={"ackWaitSeconds": 20}) as log_file:
             await made.upstream.wait_received(batches, 40)
             assert ("record.quarantined" in log_file.read_text()) == is_suspected
+
+
+async def stored(made: Rig, stream: str) -> int:
+    async with made.server.connected(Role.ADMIN, logger(LogCapture())) as admin:
+        return int((await admin.api(f"STREAM.INFO.{stream}"))["state"]["messages"])
+
+
+@pytest.mark.timeout(90)
+async def test_a_stop_waits_for_the_answer_to_the_final_dot_of_what_is_tried_alone(
+    tmp_path: Path,
+) -> None:
+    async with rig(tmp_path, 13.0) as made:  # longer than attempts get at a stop otherwise
+        await made.store(NEW)
+        await made.store(NEW)  # and one that waits for its turn to be tried alone
+        names = made.sender.names
+        claims: asyncio.Queue[Claim] = asyncio.Queue()
+        pull = PullLoop(
+            made.sender, names.in_stream(), names.in_consumer, room=lambda: 9, take=claims.put
+        )
+        another = asyncio.create_task(pull.run())
+        for _ in range(2 * (SUSPICIOUS_DELIVERIES + 2)):
+            await (await asyncio.wait_for(claims.get(), 10)).give_back()
+        await pull.stop()
+        another.cancel()
+        async with made.one_slot() as log_file:
+            await wait_until(lambda: len(made.seen) == 1, 20, "one is on its way")
+            assert "record.quarantined" in log_file.read_text()
+        assert len(made.upstream.received) == 1
+        assert len(made.seen) == 1, "the other one was not begun any more"
+        assert await stored(made, names.in_stream()) == 1
+
+
+def slots_here(
+    sender: QueueConnection,
+    log: Logger,
+    ack_wait_seconds: float = 30,
+    made_by: type[Settler] = Settler,
+) -> Slots:
+    """A sender's slots in this process."""
+    publisher = Publisher(sender)
+    events = EventWriter(sender, publisher, lambda _: None)
+    settler = made_by(sender, events, BodyStore(sender, publisher), log, time.time)
+    options = PacingOptions(0, continue_on_error=True, patience_seconds=1, overdue_seconds=1)
+    failed = FailedStore(sender, publisher)
+    return Slots(
+        sender,
+        SlotLimits(1, ack_wait_seconds),
+        settler,
+        log,
+        time.time,
+        takes_new=lambda: True,
+        pacing=Pacing(PaceStore(sender, publisher), failed, options, time.time, log),
+    )
+
+
+async def test_a_stop_breaks_off_no_move_between_its_copy_and_its_ack(tmp_path: Path) -> None:
+    async with rig(tmp_path, 0.0) as made:
+        server, sender, log = made.server, made.sender, logger(LogCapture())
+        job = replace(make_job(1, submission=queue_id(1)), due=time.time() + 3000)
+        subject = sender.names.lane_subject(LANES["now"], None)
+        await Publisher(sender).store(Record(subject, encode_jobs([job]), "one"))
+        slots = slots_here(sender, log)
+        steps: list[str] = []
+
+        def listener(step: str) -> None:
+            if step == "publish.sent" and step not in steps:
+                server.freeze()  # the copy is on its way, and not answered
+            steps.append(step)
+
+        listen(listener)
+        running = [asyncio.ensure_future(part) for part in slots.run()]
+        try:
+            await wait_until(lambda: "publish.sent" in steps, 10, "the copy is on its way")
+            await slots.stop()
+            server.thaw()
+            await slots.wait_idle(10)
+            await slots.end()
+        finally:
+            listen(None)
+            server.thaw()
+            await end_tasks(running)
+        assert await stored(made, sender.names.lane_stream) == 1, steps
+
+
+async def test_a_record_that_another_sender_has_by_now_is_not_given_back(tmp_path: Path) -> None:
+    async with rig(tmp_path, 0.0) as made, contextlib.AsyncExitStack() as stack:
+        log = logger(LogCapture())
+        await made.server.ensure(log, replace(LIMITS, ack_wait_seconds=1))
+        await made.store(NEW)
+        slots = slots_here(made.sender, log, ack_wait_seconds=1)
+        holding, *pulls = slots.run()
+        pulling = [asyncio.ensure_future(pull) for pull in pulls]
+        cast("Coroutine[None, None, None]", holding).close()  # as in a process that is stopped
+        work = await asyncio.wait_for(slots.next_work(), 10)
+        await slots.stop()  # or it would come again to its own pull
+        await end_tasks(pulling)
+        other = await stack.enter_async_context(made.server.connected(Role.SENDER, log))
+        claims: asyncio.Queue[Claim] = asyncio.Queue()
+        names = other.names
+        loop = PullLoop(
+            other, names.in_stream(), names.in_consumer, room=lambda: 9, take=claims.put
+        )
+        theirs = asyncio.create_task(loop.run())
+        taken = await asyncio.wait_for(claims.get(), 10)
+        assert (taken.sequence, taken.delivered) == (work.claim.sequence, 2)
+        await slots.give_back(work)
+        await taken.hold()
+        await made.store(NEW)
+        following = await asyncio.wait_for(claims.get(), 10)
+        assert following.sequence != taken.sequence, "it was delivered to a third one beside"
+        await end_tasks([theirs])
+
+
+class SlowSettler(Settler):
+    """Takes its time, as at a busy disk, and notes how many records it has at once."""
+
+    at_once = most_at_once = 0
+
+    async def set_aside(self, claim: Claim, error: RecordError) -> None:
+        """Keep a record that cannot be read."""
+        SlowSettler.at_once += 1
+        SlowSettler.most_at_once = max(SlowSettler.most_at_once, SlowSettler.at_once)
+        await asyncio.sleep(0.05)
+        await super().set_aside(claim, error)
+        SlowSettler.at_once -= 1
+
+
+async def test_no_more_records_that_cannot_be_read_are_claimed_than_there_is_room_for(
+    tmp_path: Path,
+) -> None:
+    async with rig(tmp_path, 0.0) as made:
+        names = made.sender.names
+        for _ in range(30):
+            await Publisher(made.ingress).store(Record(names.in_subject(None), b"\x01?", ""))
+        slots = slots_here(made.sender, logger(LogCapture()), made_by=SlowSettler)
+        running = [asyncio.ensure_future(part) for part in slots.run()]
+
+        async def all_kept() -> bool:
+            return await stored(made, names.failed_stream) == 30
+
+        await wait_until(all_kept, 30, "all are in the failed store")
+        await slots.stop()
+        await slots.wait_idle(5)
+        await slots.end()
+        await end_tasks(running)
+        assert SlowSettler.most_at_once == 1  # as many as there are slots
+        assert await stored(made, names.in_stream()) == 0

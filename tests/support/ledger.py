@@ -78,6 +78,10 @@ class Ledger:
         """The promises."""
         return self.with_outcome(Outcome.ACCEPTED)
 
+    def accepted_lately(self, count: int = 100) -> list[LedgerEntry]:
+        """List the promises among the last entries: cheap however long the book is."""
+        return [each for each in self.entries[-count:] if each.outcome is Outcome.ACCEPTED]
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a ledger file back, a torn last line left out."""

@@ -56,9 +56,10 @@ class _Ending:
 
 
 class _Run:
-    def __init__(self, plan: LoadPlan, ledger: Ledger) -> None:
+    def __init__(self, plan: LoadPlan, ledger: Ledger, stop: asyncio.Event | None) -> None:
         self.plan = plan
         self.ledger = ledger
+        self.stop = stop
         self.connections = 0
         self.began = time.monotonic()
         self.numbers = self._numbers()
@@ -73,6 +74,8 @@ class _Run:
             number += 1
 
     def is_over(self) -> bool:
+        if self.stop is not None and self.stop.is_set():
+            return True
         limit = self.plan.duration_seconds
         return limit is not None and time.monotonic() - self.began >= limit
 
@@ -99,7 +102,7 @@ class _Run:
             if limit is not None and due > self.began + limit:
                 return False
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-        return True
+        return not (self.stop is not None and self.stop.is_set())
 
     async def _submit(
         self, message: LoadMessage, connection: LoadConnection | None
@@ -189,9 +192,12 @@ class _Run:
         return _Ending(outcome, final, taken, refused)
 
 
-async def run_load(plan: LoadPlan, ledger: Ledger) -> LoadReport:
-    """Send what the plan says; every message begun is in the ledger afterwards."""
-    run = _Run(plan, ledger)
+async def run_load(plan: LoadPlan, ledger: Ledger, stop: asyncio.Event | None = None) -> LoadReport:
+    """Send what the plan says; every message begun is in the ledger afterwards.
+
+    Setting `stop` ends it before the plan does.
+    """
+    run = _Run(plan, ledger, stop)
     before = len(ledger.entries)
     async with asyncio.TaskGroup() as sessions:
         for _ in range(plan.sessions):

@@ -11,11 +11,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import nkeys
+import psutil
 
 from mailrelay.queue.connection import ConnectionSettings, QueueConnection, open_connection
 from mailrelay.queue.names import Names
@@ -98,11 +99,22 @@ class NatsServer:
         """Let it hang: connections stand and nothing is answered."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + _START_SECONDS
+        while psutil.Process(self._process.pid).status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < deadline, "nats-server does not stand still"
+            time.sleep(0.005)
 
     def thaw(self) -> None:
         """Let it go on."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def unable_to_write(self) -> Iterator[None]:
+        """Let every write of new octets fail for a `with` block, as on a full disk."""
+        assert self._process is not None
+        with unable_to_write(self._process.pid):
+            yield
 
     @property
     def pid(self) -> int:
@@ -146,12 +158,12 @@ class NatsServer:
             await ensure(admin, limits)
 
     def _write_config(self) -> None:
-        users = []
+        users: dict[bool, list[dict[str, object]]] = {True: [], False: []}
         for role in Role:
             seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
             self.seed_file(role).write_bytes(seed)
             rights = rights_of(role, Names(self.prefix))
-            users.append(
+            users[role.is_of_system_account].append(
                 {
                     "nkey": nkeys.from_seed(bytearray(seed)).public_key.decode(),
                     "permissions": {
@@ -169,9 +181,23 @@ class NatsServer:
                 "max_file_store": 1024**3,
                 "sync_interval": "always",
             },
-            "authorization": {"users": users},
+            "authorization": {"users": users[False]},
+            "accounts": {"$SYS": {"users": users[True]}},
         }
         (self._folder / "nats.conf").write_text(json.dumps(config))
+
+
+@contextlib.contextmanager
+def unable_to_write(pid: int) -> Iterator[None]:
+    """Forbid a process files of any size for a `with` block (the process may end meanwhile)."""
+    process = psutil.Process(pid)
+    soft, hard = process.rlimit(psutil.RLIMIT_FSIZE)
+    process.rlimit(psutil.RLIMIT_FSIZE, (1, hard))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.rlimit(psutil.RLIMIT_FSIZE, (soft, hard))
 
 
 def limits(**changes: int) -> QueueLimits:

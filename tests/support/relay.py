@@ -64,17 +64,15 @@ def forwarding_to(port: int, host: str = "127.0.0.1") -> dict[str, Any]:
     return {"forwardSMTP": True, "forwardHost": host, "forwardPort": port}
 
 
-class Relay:
-    """A relay process; `start` and `stop` may alternate on the same folder."""
+class RelayClient:
+    """What a relay shows to its clients, however its processes are run."""
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
-        self.folder = folder
-        self.data_dir = folder / "data"
-        self.config = config
-        self.config_file = folder / "config.json"
-        self.process: asyncio.subprocess.Process | None = None
-        self.environ: dict[str, str] = {}
-        self.arguments: tuple[str, ...] = ()  # of `mailrelay run`, besides file and folder
+    config: dict[str, Any]
+    data_dir: Path
+
+    def pid(self, name: str) -> int:
+        """The process id of one of its processes. Raises KeyError while there is none."""
+        raise NotImplementedError
 
     @property
     def smtp_port(self) -> int:
@@ -85,6 +83,42 @@ class Relay:
     def http_url(self) -> str:
         """Where it answers HTTP."""
         return f"http://127.0.0.1:{self.config['healthCheckPort']}"
+
+    async def get(self, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401
+        """GET from the relay's HTTP."""
+        async with httpx.AsyncClient(base_url=self.http_url, timeout=10) as client:
+            return await client.get(path, **options)
+
+    async def post(self, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401
+        """POST to the relay's HTTP."""
+        async with httpx.AsyncClient(base_url=self.http_url, timeout=60) as client:
+            return await client.post(path, **options)
+
+    async def wait_health(self, limit_seconds: float = 10.0, **details: object) -> dict[str, Any]:
+        """Wait until /health shows all of `details`; returns its answer."""
+        answer: dict[str, Any] = {}
+
+        async def shows() -> bool:
+            answer.update((await self.get("/health")).json())
+            found = answer["details"]
+            assert {key: found.get(key) for key in details} == details, found
+            return True
+
+        await wait_until(shows, limit_seconds, f"/health shows {details}", interval=0.05)
+        return answer
+
+
+class Relay(RelayClient):
+    """A relay process; `start` and `stop` may alternate on the same folder."""
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.config = config
+        self.config_file = folder / "config.json"
+        self.process: asyncio.subprocess.Process | None = None
+        self.environ: dict[str, str] = {}
+        self.arguments: tuple[str, ...] = ()  # of `mailrelay run`, besides file and folder
 
     @property
     def log_text(self) -> str:
@@ -162,29 +196,6 @@ class Relay:
         if self.process.returncode is None:
             self.process.terminate()
         return await asyncio.wait_for(self.process.wait(), STOP_SECONDS)
-
-    async def get(self, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401
-        """GET from the relay's HTTP."""
-        async with httpx.AsyncClient(base_url=self.http_url, timeout=10) as client:
-            return await client.get(path, **options)
-
-    async def post(self, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401
-        """POST to the relay's HTTP."""
-        async with httpx.AsyncClient(base_url=self.http_url, timeout=60) as client:
-            return await client.post(path, **options)
-
-    async def wait_health(self, limit_seconds: float = 10.0, **details: object) -> dict[str, Any]:
-        """Wait until /health shows all of `details`; returns its answer."""
-        answer: dict[str, Any] = {}
-
-        async def shows() -> bool:
-            answer.update((await self.get("/health")).json())
-            found = answer["details"]
-            assert {key: found.get(key) for key in details} == details, found
-            return True
-
-        await wait_until(shows, limit_seconds, f"/health shows {details}", interval=0.05)
-        return answer
 
 
 @contextlib.asynccontextmanager

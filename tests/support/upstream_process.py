@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -25,7 +26,7 @@ from tests.support.scripts import accept_all, defer_fraction, fail_at, first_of
 from tests.support.upstream import ScriptedUpstream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 FLUSH_SECONDS = 0.05
 GRACE_SECONDS = 5.0
@@ -46,6 +47,10 @@ class Record:
         """Write a delivery now, in one write with what waited."""
         self._lines.append(delivery_line(delivery))
         self.flush()
+
+    def note(self, fields: Mapping[str, object]) -> None:
+        """Write a line of another kind; it leaves as a RCPT does."""
+        self._lines.append(json.dumps(fields, separators=(",", ":")))
 
     def flush(self) -> None:
         """Write what waits."""

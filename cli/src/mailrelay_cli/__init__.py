@@ -2,7 +2,8 @@
 
 1. `main` has the commands and their options, and turns what goes wrong into lines and exit codes.
 2. `run` composes a whole relay on one machine from the pieces below.
-3. `nats_server` finds or fetches a nats-server, `nats_config` writes what it is started with.
+3. `nats_server` finds or fetches a nats-server, `nats_config` writes what it is started with,
+   `nats_watch` notices when it is broken.
 4. `data_folder` is what lies where on disk, and the two locks on it.
 5. `listeners` opens the sockets, once, for as long as the relay runs.
 6. `supervisor` keeps processes alive, knowing nothing of mail; `child_process` is one of them.

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 it could not be done, 2 what was asked for is wrong (one l
 """
 
 import asyncio
+import dataclasses
 import importlib.metadata
 import json
 import signal
@@ -19,6 +20,7 @@ from mailrelay.queue.connection import ConnectionSettings
 from mailrelay.queue.errors import QueueError, StreamMismatchError
 from mailrelay.queue.names import Names
 from mailrelay.queue.rights import Role
+from mailrelay.queue.streams import REPLICAS
 from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK
 from mailrelay.runtime.logging import configure_logging
 from mailrelay_cli.checked_config import checked_config, checked_relay
@@ -123,14 +125,19 @@ def limits_command(
 
 @queue_app.command("ensure")
 def ensure_command(
-    nats: Annotated[str, typer.Option(help="Where NATS is: nats://host:port.")],
+    nats: Annotated[
+        str,
+        typer.Option(help="Where NATS is: nats://host:port, of a cluster several with commas."),
+    ],
     seed_file: Annotated[Path, typer.Option(help="The admin's NKey seed.")],
     store_bytes: Annotated[int, typer.Option(min=MINIMUM_STORE_BYTES, help="The queue's space.")],
     prefix: Annotated[
         str | None, typer.Option(help="First part of all names; default: the configuration's.")
     ] = None,
     config: ConfigOption = None,
-    replicas: Annotated[int, typer.Option(min=1, max=5, help="Copies of each stream.")] = 1,
+    replicas: Annotated[
+        int | None, typer.Option(help="Copies of each stream: 1, 3 or 5; default: queue.replicas.")
+    ] = None,
 ) -> int:
     """Make the queue's streams what this version needs, and print what changed."""
     relay = checked_config(config)
@@ -141,7 +148,11 @@ def ensure_command(
     if not seed_file.is_file():
         raise BadInputError(f"--seed-file: {seed_file} is not a file")
     settings = ConnectionSettings(nats, Role.ADMIN.value, seed_file, names.prefix)
-    limits = queue_limits(relay, store_bytes, replicas)
+    limits = queue_limits(relay, store_bytes)
+    if replicas is not None:
+        if replicas not in REPLICAS:
+            raise BadInputError(f"--replicas: must be 1, 3 or 5, is {replicas}")
+        limits = dataclasses.replace(limits, replicas=replicas)
     log = configure_logging("queue", "text")
     try:
         changes = asyncio.run(ensure_queue(settings, limits, log, _ENSURE_SECONDS))

@@ -77,8 +77,9 @@ def nats_config(plan: NatsServerPlan, folder: DataFolder) -> dict[str, Any]:
         "logfile_max_num": _LOG_FILES,
         "authorization": {
             "timeout": 5,  # seconds; the default of 2 is short for a machine under load
-            "users": [_user(role, plan.public_keys[role], names) for role in Role],
+            "users": _users(plan, names, of_system_account=False),
         },
+        "accounts": {"$SYS": {"users": _users(plan, names, of_system_account=True)}},
     }
 
 
@@ -144,6 +145,14 @@ def _read_store_note(folder: DataFolder) -> dict[str, int]:
 def _write_store_note(folder: DataFolder, key: str, size: int) -> None:
     note = {"format": 1, **_read_store_note(folder), key: size}
     write_private(folder.nats / _STORE_NOTE, json.dumps(note) + "\n")
+
+
+def _users(plan: NatsServerPlan, names: Names, *, of_system_account: bool) -> list[dict[str, Any]]:
+    return [
+        _user(role, plan.public_keys[role], names)
+        for role in Role
+        if role.is_of_system_account is of_system_account
+    ]
 
 
 def _user(role: Role, public_key: str, names: Names) -> dict[str, Any]:

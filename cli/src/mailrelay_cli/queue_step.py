@@ -17,14 +17,14 @@ from mailrelay.runtime.logging import Logger
 _PAUSE_SECONDS = 0.2
 
 
-def queue_limits(config: RelayConfig, store_bytes: int, replicas: int = 1) -> QueueLimits:
+def queue_limits(config: RelayConfig, store_bytes: int) -> QueueLimits:
     """Return the queue's sizes from the relay's configuration."""
     return QueueLimits(
         store_bytes=store_bytes,
         queue_size=config.queue_size,
         capture_max_messages=config.capture.max_messages,
         capture_drops_oldest=config.capture.when_full == "dropOldest",
-        replicas=replicas,
+        replicas=config.queue.replicas,
         ack_wait_seconds=config.queue.ack_wait_seconds,
     )
 

@@ -55,6 +55,7 @@ from mailrelay_cli.nats_config import (
     write_nats_config,
 )
 from mailrelay_cli.nats_server import NatsServerNotFoundError, find_nats_server
+from mailrelay_cli.nats_watch import NatsWatch, check_room, wait_room
 from mailrelay_cli.queue_step import ensure_queue, queue_limits
 from mailrelay_cli.run_file import RunFile, read_run_file, write_run_file
 from mailrelay_cli.supervisor import ChildSpec, GiveUpError, StopRequest, Supervisor
@@ -62,7 +63,7 @@ from mailrelay_cli.supervisor import ChildSpec, GiveUpError, StopRequest, Superv
 NATS = "nats"
 # Seconds from SIGTERM to SIGKILL. First who takes mail in, last who keeps it.
 # A sender gets `processingTimeout` on top: it waits for the answers to final dots.
-STOP_SECONDS = {"ingress": 10.0, "sender": 15.0, "monitor": 5.0, NATS: 10.0}
+STOP_SECONDS = {"ingress": 10.0, "sender": 20.0, "monitor": 5.0, NATS: 10.0}
 _OWN_VARIABLES = (
     "MAILRELAY_CONFIG",
     "MAILRELAY_DATA_DIR",
@@ -129,6 +130,11 @@ def run_relay(options: RunOptions) -> int:
 
 def _prepare(options: RunOptions, stack: contextlib.ExitStack) -> _Prepared:
     config = checked_relay(options.config_file, options.overrides).config
+    if config.queue.replicas > 1:
+        raise BadInputError(
+            f"queue.replicas is {config.queue.replicas}, and `mailrelay run` starts one "
+            "nats-server: it must be 1 here"
+        )
     folder = make_data_folder(options.data_dir)
     stack.callback(os.close, lock_as_supervisor(folder))
     children_lock = lock_for_children(folder)
@@ -136,6 +142,7 @@ def _prepare(options: RunOptions, stack: contextlib.ExitStack) -> _Prepared:
     was_killed = read_run_file(folder.run_file) is not None
     certificate = _certificate(config, folder)
     sockets = _listen(config, _PORT_PATIENCE_SECONDS if was_killed else 0.0, stack)
+    check_room(folder.nats)
     size = store_bytes(folder, config.queue.store_bytes)
     try:
         nats_server = find_nats_server(complain)
@@ -299,6 +306,9 @@ class _Relay:
             env=_inherited(),
             fds=(self._prepared.children_lock,),
             wait_ready=self._wait_queue,
+            before_start=self._wait_room,
+            tells_bad_input=False,  # a Go program ends with 2 when it panics: on a full disk
+            watch=self._watch_nats,
             stop_seconds=STOP_SECONDS[NATS],
             log_file=self._folder.nats_log_file,
         )
@@ -337,12 +347,7 @@ class _Relay:
     async def _wait_queue(self) -> None:
         """Wait until nats-server answers, then make its streams what they should be."""
         await _wait_info(self._prepared.plan.port)
-        settings = ConnectionSettings(
-            self._url,
-            Role.ADMIN.value,
-            self._folder.seed_file(Role.ADMIN.value),
-            self._config.queue.prefix,
-        )
+        settings = self._connection_settings(Role.ADMIN)
         limits = queue_limits(self._config, self._prepared.plan.store_bytes)
         log = logger_into(self._log_file)
         try:
@@ -357,6 +362,29 @@ class _Relay:
             with contextlib.suppress(OSError):  # a full disk; then it is noted next time
                 note_reserved(self._folder, self._prepared.plan.store_bytes)
         self._queue_was_ready = True
+
+    async def _wait_room(self) -> None:
+        """Wait until nats-server can start: on a full disk it cannot."""
+        await wait_room(self._folder.nats, self.tell)
+
+    async def _watch_nats(self) -> str:
+        """Return why nats-server must be started again, if ever it must."""
+        watch = NatsWatch(
+            health=self._connection_settings(Role.WATCH),
+            admin=self._connection_settings(Role.ADMIN),
+            folder=self._folder.nats,
+            tell=self.tell,
+            log=logger_into(self._log_file),
+        )
+        return await watch.wait_broken()
+
+    def _connection_settings(self, role: Role) -> ConnectionSettings:
+        return ConnectionSettings(
+            self._url,
+            role.value,
+            self._folder.seed_file(role.value),
+            self._config.queue.prefix,
+        )
 
     # What is told.
     def _take_lines(self, name: str, lines: bytes, is_error: bool) -> None:  # noqa: FBT001

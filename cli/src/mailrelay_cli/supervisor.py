@@ -42,6 +42,12 @@ class ChildSpec:
     # Returns once the process does its work; None: the process tells by MAILRELAY_READY_FD.
     # May raise GiveUpError.
     wait_ready: Callable[[], Awaitable[None]] | None = None
+    # Waited for before each start.
+    before_start: Callable[[], Awaitable[None]] | None = None
+    # Whether exit code 2 says that its input is bad; another's program may mean anything by it.
+    tells_bad_input: bool = True
+    # Begun when the process is ready; returns why it must be started again, if ever it must.
+    watch: Callable[[], Awaitable[str]] | None = None
     stop_seconds: float = 10.0  # from SIGTERM to SIGKILL
     log_file: Path | None = None  # where to look for its last words when it said none to us
 
@@ -131,7 +137,7 @@ class _Child:
                 await asyncio.sleep(policy.after_ready)
                 continue
             deaths += 1
-            if code == EXIT_BAD_INPUT:
+            if code == EXIT_BAD_INPUT and self.spec.tells_bad_input:
                 raise GiveUpError(EXIT_BAD_INPUT, self._last_words() or [f"{name} {words}"])
             if deaths >= policy.deaths_before_giving_up:
                 raise GiveUpError(
@@ -149,6 +155,8 @@ class _Child:
     async def _live(self) -> tuple[str, int, bool]:
         """Run one process to its end: how it ended, its exit code, whether it had been ready."""
         spec, owner = self.spec, self._owner
+        if spec.before_start is not None:
+            await spec.before_start()
         try:
             process = ChildProcess(
                 spec.argv, spec.env, spec.fds, lambda lines, err: owner.sink(spec.name, lines, err)
@@ -161,6 +169,7 @@ class _Child:
         ready = asyncio.ensure_future(
             process.told_ready if spec.wait_ready is None else spec.wait_ready()
         )
+        watching: asyncio.Future[str] | None = None
         try:
             await _wait_any(process.exited, ready)
             became_ready = ready.done()
@@ -169,17 +178,33 @@ class _Child:
                 slow.cancel()
                 self.was_ready.set()
                 owner.note("process.ready", process=spec.name, pid=process.pid)
+                if spec.watch is not None:
+                    watching = asyncio.ensure_future(spec.watch())
+                    await self._watch(process, watching)
             code = await process.exited
         finally:
             slow.cancel()
             ready.cancel()
             await asyncio.gather(ready, return_exceptions=True)
+            if watching is not None:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
         words = exit_words(code)
         owner.note("process.ended", process=spec.name, pid=process.pid, how=words)
         self._words = process.tail
         self.process = None
         owner.pids_changed()
         return words, code, became_ready
+
+    async def _watch(self, process: ChildProcess, watching: asyncio.Future[str]) -> None:
+        """Wait until the process has ended or must; then see to it that it does."""
+        await _wait_any(process.exited, watching)
+        if process.exited.done() or self._is_stopping:
+            return
+        self._owner.tell(f"{self.spec.name}: {watching.result()}; restarting it", "process.broken")
+        process.terminate()
+        await _wait_any(process.exited, limit_seconds=self.spec.stop_seconds)
+        process.kill()
 
     def _tell_slow(self) -> None:
         seconds = self._owner.policy.slow_start

@@ -223,7 +223,8 @@ def _fault(details: Mapping[str, Any], where: str, sources: Mapping[str, str]) -
         return f"{sources.get(key, where)}: {_words(found, details['input'])}"
     words = str(details["msg"]).removeprefix("Value error, ")
     prefix = f"{key}: " if key else ""
-    return f"{where}: {prefix}{words}{_origins(words, path, sources, where)}"
+    source = sources.get(key, where)
+    return f"{source}: {prefix}{words}{_origins(words, path, sources, source)}"
 
 
 def _origins(words: str, section: tuple[str, ...], sources: Mapping[str, str], where: str) -> str:

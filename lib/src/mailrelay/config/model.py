@@ -324,12 +324,28 @@ class Queue(_Section):
         ge=0,
         description="What the queue may use on disk; 0: most of what is free at the first start.",
     )
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        le=5,
+        description="Copies of each record, each on a server of its own: 1, 3 or 5. More than 1 "
+        "needs a NATS cluster of as many servers; `mailrelay run` starts one.",
+    )
     ack_wait_seconds: float = Field(
         default=30,
         ge=1,
         le=600,
         description="After a sender's crash its open mail is taken up by another this soon.",
     )
+
+    @field_validator("replicas")
+    @classmethod
+    def _odd(cls, replicas: int) -> int:
+        """Refuse even numbers: they cost a copy more and bear no more failures."""
+        if replicas % 2 == 0:
+            msg = f"must be 1, 3 or 5, is {replicas}"
+            raise ValueError(msg)
+        return replicas
 
 
 class RelayConfig(_Section):

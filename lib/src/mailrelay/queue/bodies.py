@@ -18,6 +18,7 @@ from mailrelay.mail.job import Body, Job
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.epoch import Epoch
 from mailrelay.queue.errors import QueueError, QueueRefusedError, QueueUnavailableError
+from mailrelay.queue.leader import stream_info
 from mailrelay.queue.publish import DEADLINE_SECONDS, Publisher, Record, repeat_while_away
 from mailrelay.runtime.steps import passed
 
@@ -128,20 +129,14 @@ class BodyStore:
     async def is_in_use(self, submission: QueueId) -> bool:
         """Ask the stream leaders whether any record may still name the body.
 
-        A `done` tombstone in the failed store names nothing. Raises QueueError.
+        A `done` tombstone in the failed store names nothing. Raises QueueError, also when an answer
+        may not be the leader's: then nothing is known.
         """
         for stream, subject in self._names.records_with_body(submission):
-            try:
-                answer = await self._connection.api(
-                    f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject}
-                )
-            except QueueRefusedError as error:
-                if error.err_code == _NOT_FOUND:
-                    continue
-                raise
-            if not _is_empty(answer):
-                return True
-            if stream == self._names.failed_stream and await self._any_failed(submission):
+            info = await stream_info(self._connection, stream, subjects=subject)
+            if not info["state"].get("subjects"):
+                continue
+            if stream != self._names.failed_stream or await self._any_failed(submission):
                 return True
         return False
 
@@ -152,7 +147,7 @@ class BodyStore:
         meanwhile. Raises QueueError.
         """
         stream = self._names.body_stream
-        state = (await self._connection.api(f"STREAM.INFO.{stream}"))["state"]
+        state = (await stream_info(self._connection, stream))["state"]
         in_use = await self.is_in_use(submission)
         passed("body.asked")
         if in_use:
@@ -168,7 +163,7 @@ class BodyStore:
         return True
 
     async def _any_failed(self, submission: QueueId) -> bool:
-        """The last record is a tombstone; look whether an earlier one is not."""
+        """Look whether any failed record is more than a tombstone."""
         sequence = 0
         stream = self._names.failed_stream
         subject = f"{self._names.prefix}.failed.{submission}.*"

@@ -14,6 +14,7 @@ from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import CaptureRecord, Release
 from mailrelay.queue.bodies import body_token
 from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.errors import QueueRefusedError
 from mailrelay.queue.events import BatchReader, StoredMessage
 from mailrelay.queue.lanes import NOW
 from mailrelay.queue.names import Names
@@ -21,6 +22,7 @@ from mailrelay.queue.publish import Record
 from mailrelay.queue.wire import RecordError, decode_capture, encode_jobs
 from mailrelay.runtime.steps import passed
 
+_NOT_FOUND = 10037
 _PAGE = 16  # each may carry a megabyte
 
 
@@ -70,6 +72,18 @@ class CaptureStore:
             for captured in page:
                 after = captured.sequence
                 yield captured
+
+    async def is_there(self, sequence: int) -> bool:
+        """Tell whether a record is still there, asked of the stream's leader. Raises QueueError."""
+        try:
+            await self._connection.api(
+                f"STREAM.MSG.GET.{self._names.capture_stream}", {"seq": sequence}
+            )
+        except QueueRefusedError as error:
+            if error.err_code == _NOT_FOUND:
+                return False
+            raise
+        return True
 
     async def delete(self, submission: QueueId) -> int:
         """Delete a submission's records; return how many. Raises QueueError."""

@@ -31,6 +31,7 @@ API_TIMEOUT_SECONDS = 3.0
 _MAX_OUTSTANDING_PINGS = 2
 _CLOSE_SECONDS = 2
 _NO_RESPONDERS = "503"
+_TOLD_SECONDS = 10.0
 _CLIENT_TASKS = ("_reconnection_task", "_reading_task", "_ping_interval_task", "_flusher_task")
 
 
@@ -38,10 +39,25 @@ _CLIENT_TASKS = ("_reconnection_task", "_reading_task", "_ping_interval_task", "
 class ConnectionSettings:
     """Where NATS is and who we are there. The seed itself stays in its file."""
 
-    url: str
+    url: str  # of a cluster several, with commas between them
     role: str  # ingress, sender, monitor or admin
     seed_file: Path | None  # an NKey seed; None only for a server without authorization
     prefix: str = "mailrelay"
+
+
+class _Client(Client):
+    """nats-py's client, which stops reading for good when a flush was given up.
+
+    The answer still comes, and it takes the flush's cancelled future for one that waits.
+    """
+
+    async def _process_pong(self) -> None:
+        if not (self._pongs and self._pongs[0].done()):
+            await super()._process_pong()
+            return
+        self._pongs.pop(0)
+        self._pongs_received += 1
+        self._pings_outstanding = 0
 
 
 class QueueConnection:
@@ -60,6 +76,7 @@ class QueueConnection:
         self._tokens = itertools.count(1)
         self._asked: dict[str, asyncio.Future[Msg]] = {}
         self._is_closing = False
+        self._told: dict[str, float] = {}  # errors, and when
 
     @property
     def is_connected(self) -> bool:
@@ -76,7 +93,8 @@ class QueueConnection:
         if self._client.is_connected:
             with contextlib.suppress(nats.errors.Error, OSError):
                 await self._client.flush(_CLOSE_SECONDS)
-        with contextlib.suppress(OSError):  # it drains a transport that is lost, too
+        # It drains a transport that is lost, too: to asyncio an OSError, to uvloop a RuntimeError.
+        with contextlib.suppress(OSError, RuntimeError):
             await self._client.close()
         # It cancels its tasks once and does not wait; one that swallowed the cancellation (see
         # end_tasks) would go on connecting for ever and keep the event loop from ending.
@@ -171,8 +189,17 @@ class QueueConnection:
 
     # What nats-py calls.
     async def heard_error(self, error: Exception) -> None:
-        """Log the server's or the client's own word on what went wrong."""
-        self._log.warning("queue.error", error=str(error) or type(error).__name__)
+        """Log the server's or the client's own word on what went wrong.
+
+        While a server is away each try to connect to it fails in the same way, four times a second:
+        that is said now and then.
+        """
+        text = str(error) or type(error).__name__
+        now = asyncio.get_running_loop().time()
+        self._told = {each: at for each, at in self._told.items() if now - at < _TOLD_SECONDS}
+        if text not in self._told:
+            self._told[text] = now
+            self._log.warning("queue.error", error=text)
 
     async def heard_disconnected(self) -> None:
         """Fail what was asked and not answered, and forget what was not sent yet.
@@ -203,7 +230,7 @@ async def open_connection(settings: ConnectionSettings, log: Logger) -> QueueCon
 
     Raises QueueError when the seed cannot be read or the server refuses us for good.
     """
-    client = Client()
+    client = _Client()
     connection = QueueConnection(client, settings, log)
     seed = None
     if settings.seed_file is not None:
@@ -214,7 +241,7 @@ async def open_connection(settings: ConnectionSettings, log: Logger) -> QueueCon
             raise QueueError(msg) from error
     try:
         await client.connect(
-            settings.url,
+            [url.strip() for url in settings.url.split(",")],
             name=f"{settings.prefix}-{settings.role}",
             nkeys_seed_str=seed,
             inbox_prefix=connection.names.inbox_prefix(settings.role),
@@ -242,7 +269,7 @@ def _fail(answer: asyncio.Future[Msg], why: str) -> None:
 
 
 def raise_error(answer: dict[str, Any]) -> None:
-    """Raise the QueueRefusedError that a JetStream answer carries, if it does."""
+    """Raise the error that a JetStream answer carries, if it does."""
     error = answer.get("error")
     if error:
         raise refusal(

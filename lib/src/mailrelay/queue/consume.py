@@ -24,6 +24,7 @@ from mailrelay.queue.errors import (
     QueueRefusedError,
     QueueUnavailableError,
 )
+from mailrelay.queue.leader import stream_info
 from mailrelay.runtime.steps import passed
 
 HOLDS_PER_ACK_WAIT = 3  # two may be lost before another process gets the record
@@ -31,6 +32,7 @@ _EXPIRES_SECONDS = 10.0
 _HEARTBEAT_SECONDS = 2.0
 _SILENCE_SECONDS = 2.2 * _HEARTBEAT_SECONDS
 _RETRY_SECONDS = 0.25
+_PULSES_PER_ACK_WAIT = 8
 _ACK_TIMEOUT_SECONDS = 2.0
 _HEARTBEAT = "100"
 _NOT_FOUND = 10037
@@ -66,14 +68,17 @@ class Claim:
         epoch: Epoch,
         created: str,
         ack_wait_seconds: float,
+        *,
+        given_at: float,
     ) -> None:
+        """`given_at`: the server gave us the record no earlier, by the loop's clock."""
         metadata = message.metadata
         self._connection = connection
         self._epoch = epoch
         self._created = created
         self._ack_wait_seconds = ack_wait_seconds
         self._generation = connection.generation
-        self._held_at = asyncio.get_running_loop().time()
+        self._held_at = given_at
         self._reply = message.reply
         self.payload = message.data
         self.subject: str = message.subject
@@ -93,7 +98,10 @@ class Claim:
         """Whether nobody else can have been given the record meanwhile.
 
         It may have been when it was not held for `ack_wait` (this process was stopped), or when the
-        connection broke: a killed server may have forgotten that it gave it to us.
+        connection broke: a killed server may have forgotten that it gave it to us. Once it may have
+        been, it stays so: a hold brings nothing back.
+
+        Who held the record before may ack it all the same: `is_still_there` tells that.
         """
         age = asyncio.get_running_loop().time() - self._held_at
         return self._generation == self._connection.generation and age < self._ack_wait_seconds
@@ -107,16 +115,29 @@ class Claim:
         try:
             await self._connection.api(f"STREAM.MSG.GET.{self.stream}", {"seq": self.sequence})
         except QueueRefusedError as error:
-            if error.err_code == _NOT_FOUND:
-                return False
-            raise
-        return True
+            if error.err_code != _NOT_FOUND:
+                raise
+        else:
+            return True
+        # A server that leads no more may never have had it: then nothing is known.
+        info = await stream_info(self._connection, self.stream)
+        if int(info["state"]["last_seq"]) < self.sequence:
+            msg = f"{self.stream}: whoever answered has not heard of record {self.sequence} yet"
+            raise QueueUnavailableError(msg)
+        return False
 
     async def hold(self) -> None:
-        """Keep the claim for another `ack_wait`. Raises QueueError."""
+        """Keep the claim for another `ack_wait`. Raises QueueError.
+
+        One that was not held in time stays doubtful: the server takes the hold, and may have given
+        the record to another sender before.
+        """
         await self._check()
+        now = asyncio.get_running_loop().time()  # before it is sent: the server's time runs later
+        was_ours = self.is_surely_ours
         await self._connection.publish_nowait(self._reply, b"+WPI")
-        self._held_at = asyncio.get_running_loop().time()
+        if was_ours:
+            self._held_at = now
 
     async def ack(self) -> None:
         """Remove the record; returns once the server has confirmed it.
@@ -176,6 +197,8 @@ class PullLoop:
         self._heard_at = 0.0
         self._paused_until = 0.0
         self._subscription: Subscription | None = None
+        self._pulses = (0.0, 0.0)  # the last two times that the event loop turned
+        self._next_pulse: asyncio.TimerHandle | None = None
 
     def wake(self) -> None:
         """Look again: there is room now, or the connection is back."""
@@ -203,6 +226,26 @@ class PullLoop:
         """Pull until cancelled."""
         self._connection.on_reconnect(self._lost)
         loop = asyncio.get_running_loop()
+        self._pulses = (loop.time(), loop.time())
+        self._pulse()
+        try:
+            await self._pull_for_ever(loop)
+        finally:
+            if self._next_pulse is not None:
+                self._next_pulse.cancel()
+
+    def _pulse(self) -> None:
+        """Note that this process runs.
+
+        A record may have come while it was stopped, long before it is read: no earlier than the
+        pulse before the last, for what came before that is read by now.
+        """
+        loop = asyncio.get_running_loop()
+        self._pulses = (self._pulses[1], loop.time())
+        pause = self._ack_wait_seconds / _PULSES_PER_ACK_WAIT
+        self._next_pulse = loop.call_later(pause, self._pulse)
+
+    async def _pull_for_ever(self, loop: asyncio.AbstractEventLoop) -> None:
         number = 0
         while True:
             self._wake.clear()
@@ -267,9 +310,15 @@ class PullLoop:
         if message.reply:  # a record: it comes under its own subject, its reply is how to ack it
             self._heard_at = asyncio.get_running_loop().time()
             self._open = max(0, self._open - 1)
-            await self._take(
-                Claim(self._connection, message, self._epoch, created, self._ack_wait_seconds)
+            claim = Claim(
+                self._connection,
+                message,
+                self._epoch,
+                created,
+                self._ack_wait_seconds,
+                given_at=self._pulses[0],
             )
+            await self._take(claim)
         elif message.subject.rpartition(".")[2] == self._token:  # else of a pull given up before
             self._heard_at = asyncio.get_running_loop().time()
             self._hear_status((message.headers or {}).get("Status", ""))

@@ -59,8 +59,17 @@ _TOO_LARGE = frozenset({10054})
 _MOVED_ON = frozenset({10071, 10164})
 
 
-def refusal(code: int, err_code: int, description: str) -> QueueRefusedError:
+# What passes by itself: JetStream is starting up, has no leader, or is catching up (in a cluster
+# any server may say so of what it cannot see); it forgot the beginning of an atomic batch (10176:
+# it restarted), or has too many under way (10210: those not finished go after 10 s). And what is
+# being stored right now under the same id, by a publish that nobody has confirmed (10158).
+_NOT_NOW = frozenset({10008, 10009, 10039, 10076, 10158, 10176, 10210})
+
+
+def refusal(code: int, err_code: int, description: str) -> QueueError:
     """Return the exception for a JetStream error."""
+    if err_code in _NOT_NOW:
+        return QueueUnavailableError(f"{description} ({code}/{err_code})")
     if err_code in _FULL:
         return QueueFullError(code, err_code, description)
     if err_code in _TOO_LARGE:

@@ -24,7 +24,7 @@ from mailrelay.mail.job import FailedRecord, Job, ResendMark
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueMovedOnError, QueueRefusedError
 from mailrelay.queue.events import BatchReader, StoredMessage, epoch_seconds
-from mailrelay.queue.publish import Publisher, Record
+from mailrelay.queue.publish import Guard, Publisher, Record
 from mailrelay.queue.wire import RecordError, decode_failed, encode_failed
 from mailrelay.runtime.steps import passed
 
@@ -89,22 +89,27 @@ class FailedStore:
         )
 
     # What a sender does.
-    async def store(self, record: FailedRecord) -> None:
+    # `guard` is asked before each try to store, and what it raises ends it (Publisher.store).
+    async def store(self, record: FailedRecord, guard: Guard | None = None) -> None:
         """Store a recipient's failure unless its place is taken. Raises as Publisher.store does.
 
         Taken means that this failure was stored before, or that a resend of it is on its way or
         done: the repeat of a crashed attempt says nothing new then.
         """
-        await self._replace(record, 0)
+        await self._replace(record, 0, guard)
 
-    async def store_again(self, record: FailedRecord, claim: ResendClaim) -> None:
+    async def store_again(
+        self, record: FailedRecord, claim: ResendClaim, guard: Guard | None = None
+    ) -> None:
         """Put the failure of a resend in the place of the claimed copy.
 
         When that is gone, somebody removed it, or this was stored before: nothing is to be done.
         """
-        await self._replace(record, claim.sequence)
+        await self._replace(record, claim.sequence, guard)
 
-    async def store_unreadable(self, place: UnreadablePlace, payload: bytes, error: str) -> None:
+    async def store_unreadable(
+        self, place: UnreadablePlace, payload: bytes, error: str, guard: Guard | None = None
+    ) -> None:
         """Keep a record of the queue that cannot be read, as it is, with where it was and why.
 
         Raises as Publisher.store does.
@@ -112,9 +117,9 @@ class FailedStore:
         subject = self._names.failed_subject(place.submission, place.number)
         headers = {_EXPECTED: "0", "Mailrelay-Was": place.was, "Mailrelay-Error": error[:_SAID]}
         # An empty record would be a tombstone.
-        await self._compare_and_set(Record(subject, payload or b"\0", "", headers))
+        await self._compare_and_set(Record(subject, payload or b"\0", "", headers), guard)
 
-    async def store_released(self, record: FailedRecord) -> None:
+    async def store_released(self, record: FailedRecord, guard: Guard | None = None) -> None:
         """Store the failure of a release, over an older failure of the same recipient.
 
         A failure whose resend is alive stays: what becomes of that is told in its own time.
@@ -123,14 +128,14 @@ class FailedStore:
             last = await self.last(record.job.submission, record.recipient.number)
             if last is not None and await self._has_live_resend(last):
                 return
-            if await self._replace(record, last.sequence if last is not None else 0):
+            if await self._replace(record, last.sequence if last is not None else 0, guard):
                 return
 
-    async def store_done(self, job: Job, claim: ResendClaim) -> None:
+    async def store_done(self, job: Job, claim: ResendClaim, guard: Guard | None = None) -> None:
         """Put the tombstone in place of a claimed record whose resend succeeded."""
         subject = self._names.failed_subject(job.submission, job.recipients[0].number)
         headers = {"Nats-TTL": _TOMBSTONE_TTL, _EXPECTED: str(claim.sequence)}
-        await self._compare_and_set(Record(subject, b"", "", headers))
+        await self._compare_and_set(Record(subject, b"", "", headers), guard)
 
     async def claim_resend(self, job: Job, mark: ResendMark) -> ResendClaim | None:
         """Make the resend in `mark` the one that may go on; None when it may not.
@@ -230,15 +235,19 @@ class FailedStore:
         mark = last.record.resending if last.record is not None else None
         return mark is not None and await self.is_in_lane(mark)
 
-    async def _replace(self, record: FailedRecord, sequence: int) -> bool:
+    async def _replace(
+        self, record: FailedRecord, sequence: int, guard: Guard | None = None
+    ) -> bool:
         """Store a record when `sequence` is the last of its subject; 0 means none is there."""
         subject = self._names.failed_subject(record.job.submission, record.recipient.number)
         headers = {_EXPECTED: str(sequence)}
-        return await self._compare_and_set(Record(subject, encode_failed(record), "", headers))
+        return await self._compare_and_set(
+            Record(subject, encode_failed(record), "", headers), guard
+        )
 
-    async def _compare_and_set(self, record: Record) -> bool:
+    async def _compare_and_set(self, record: Record, guard: Guard | None) -> bool:
         try:
-            await self._publisher.store(record)
+            await self._publisher.store(record, guard=guard)
         except QueueMovedOnError:
             return False
         return True

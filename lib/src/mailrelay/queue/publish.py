@@ -227,13 +227,5 @@ def _read_ack(payload: bytes) -> Stored:
         msg = f"unreadable answer {payload[:80]!r}"
         raise QueueUnavailableError(msg) from error
     if ack.error is not None:
-        if ack.error.err_code in _NOT_NOW:
-            raise QueueUnavailableError(ack.error.description)
         raise refusal(ack.error.code, ack.error.err_code, ack.error.description)
     return Stored(ack.seq, ack.duplicate, int(ack.val) if ack.val else None)
-
-
-# What passes by itself: JetStream is starting up, has no leader, or is catching up; it forgot the
-# beginning of an atomic batch (10176: it restarted), or has too many under way (10210: those that
-# were not finished go after 10 s).
-_NOT_NOW = frozenset({10008, 10009, 10039, 10074, 10176, 10210})

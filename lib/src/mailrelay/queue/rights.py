@@ -2,6 +2,9 @@
 
 Only `admin` makes and changes streams; nobody but ingress stores new mail; nobody but a sender
 acks. Every role has an inbox prefix of its own, or it could read the others' replies.
+
+`watch` is the one role outside the queue: it lives in the server's system account, reaches no
+stream, and may ask the server how it is, and nothing else.
 """
 
 from __future__ import annotations
@@ -20,6 +23,15 @@ class Role(Enum):
     INGRESS = "ingress"
     SENDER = "sender"
     MONITOR = "monitor"
+    WATCH = "watch"
+
+    @property
+    def is_of_system_account(self) -> bool:
+        """Whether the role asks the server itself and reaches no stream."""
+        return self is Role.WATCH
+
+
+SERVER_HEALTH = "$SYS.REQ.SERVER.PING.HEALTHZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +49,7 @@ def rights_of(role: Role, names: Names) -> Rights:
         Role.INGRESS: _ingress(names),
         Role.SENDER: _sender(names),
         Role.MONITOR: _monitor(names),
+        Role.WATCH: (SERVER_HEALTH,),
     }[role]
     subscribe = [f"{names.inbox_prefix(role.value)}.>"]
     if role is Role.INGRESS:
@@ -72,8 +85,10 @@ def _sender(names: Names) -> tuple[str, ...]:
         *(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}" for stream, consumer in claims),
         *(f"$JS.API.CONSUMER.INFO.{stream}.{consumer}" for stream, consumer in claims),
         *(f"$JS.ACK.{stream}.{consumer}.>" for stream, consumer in claims),
-        f"$JS.API.STREAM.INFO.{names.lane_stream}",
-        f"$JS.API.STREAM.INFO.{names.body_stream}",
+        *(
+            f"$JS.API.STREAM.INFO.{stream}"
+            for stream in (names.in_stream(), names.lane_stream, names.body_stream)
+        ),
         f"$JS.API.DIRECT.GET.{names.body_stream}.>",
         f"$JS.API.STREAM.MSG.GET.{names.body_stream}",
         f"$JS.API.STREAM.MSG.GET.{names.failed_stream}",

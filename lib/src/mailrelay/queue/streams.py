@@ -46,6 +46,9 @@ _SHARES = {
 }
 
 
+REPLICAS = (1, 3, 5)  # an even number costs a copy more and bears no more failures
+
+
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
     """The sizes that an administrator chooses."""
@@ -54,7 +57,7 @@ class QueueLimits:
     queue_size: int  # jobs accepted and not yet through their first attempt
     capture_max_messages: int
     capture_drops_oldest: bool
-    replicas: int = 1
+    replicas: int = 1  # one of REPLICAS
     ack_wait_seconds: float = 30.0
 
 
@@ -157,32 +160,30 @@ def consumer_configs(names: Names, limits: QueueLimits) -> list[tuple[str, dict[
         "max_deliver": -1,
         "deliver_policy": "all",
     }
-    consumers: list[tuple[str, dict[str, Any]]] = [
+    new_pending = max(_IN_MIN_ACK_PENDING, min(limits.queue_size, _IN_MAX_ACK_PENDING))
+    lane_pending = _LANE_MAX_ACK_PENDING
+    return [
         (
-            names.in_stream(),
+            stream,
             {
                 **common,
-                "durable_name": names.in_consumer,
-                "filter_subject": f"{names.prefix}.in.0.>",
-                "max_ack_pending": max(
-                    _IN_MIN_ACK_PENDING, min(limits.queue_size, _IN_MAX_ACK_PENDING)
-                ),
+                "durable_name": consumer,
+                "filter_subject": subject,
+                "max_ack_pending": new_pending if stream == names.in_stream() else lane_pending,
             },
         )
+        for stream, consumer, subject in work_queues(names)
     ]
-    consumers += [
-        (
-            names.lane_stream,
-            {
-                **common,
-                "durable_name": names.lane_consumer(lane),
-                "filter_subject": f"{names.prefix}.lane.{lane.name}.>",
-                "max_ack_pending": _LANE_MAX_ACK_PENDING,
-            },
-        )
+
+
+def work_queues(names: Names) -> list[tuple[str, str, str]]:
+    """Return (stream, consumer, subject filter) of everything that senders claim."""
+    queues = [(names.in_stream(), names.in_consumer, f"{names.prefix}.in.0.>")]
+    queues += [
+        (names.lane_stream, names.lane_consumer(lane), f"{names.prefix}.lane.{lane.name}.>")
         for lane in LADDER
     ]
-    return consumers
+    return queues
 
 
 async def ensure(connection: QueueConnection, limits: QueueLimits) -> list[str]:

@@ -211,7 +211,7 @@ class Intake:
         self._chunks = 0
         self._stored_bytes = 0
         self._under_way: set[asyncio.Task[None]] = set()
-        self._failure: QueueError | None = None
+        self._failure: Exception | None = None
         self._writing: Writing | None = None  # once something went to the body stream
 
     async def add(self, piece: bytes) -> None:
@@ -273,6 +273,9 @@ class Intake:
         if self._writing is not None:
             await self._bodies.check(self._writing)
 
+    def _has_failed(self) -> bool:
+        return self._failure is not None
+
     def raise_failure(self) -> None:
         """Raise what went wrong with a chunk."""
         if self._failure is not None:
@@ -310,6 +313,8 @@ class Intake:
                 self.copy.add(chunk)
             while len(self._under_way) >= CHUNKS_IN_FLIGHT:
                 await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+            if self._has_failed():  # meanwhile; another one would be tried for as long again
+                return
             task = asyncio.create_task(self._store_chunk(self._chunks, chunk))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
@@ -320,7 +325,7 @@ class Intake:
     async def _store_chunk(self, number: int, chunk: bytes) -> None:
         try:
             await self._bodies.store_chunk(self.submission.queue_id, number, chunk)
-        except QueueError as error:
+        except Exception as error:  # noqa: BLE001 — whatever it is, there is no 250 without this chunk
             self._failure = self._failure or error
 
 

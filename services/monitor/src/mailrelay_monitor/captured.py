@@ -16,7 +16,7 @@ from mailrelay.mail.job import Release
 from mailrelay.queue.captured import CaptureStore, StoredCapture, release_record
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError
-from mailrelay.queue.publish import Publisher
+from mailrelay.queue.publish import Publisher, Record
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.steps import passed
@@ -70,7 +70,7 @@ class Releaser:
             found = await self._database.run(lambda db: release_book.known(db, request_id))
             if found is not None:
                 return found
-            up_to = 0 if ids else await self._store.last_sequence()
+            up_to = await self._store.last_sequence()
             asked = 0 if ids else await self._store.count()
             for one in ids:
                 of_it = [each async for each in self._store.walk(QueueId(one))]
@@ -126,22 +126,33 @@ class Releaser:
                 request = replace(request, position=position, unreadable=request.unreadable + 1)
             else:
                 await self._wait_room()
-                async with self._asking_bodies:
-                    await self._publisher.store(record)
-                passed("release.queued")
-                request = replace(request, position=position, queued=request.queued + 1)
+                is_queued = await self._queue(captured, record)
+                request = replace(request, position=position, queued=request.queued + is_queued)
             await self._put(request)
             passed("release.queued_noted")
-        await self._put(replace(request, position=request.up_to or len(request.ids), finished=True))
+        await self._put(replace(request, position=request.up_to, finished=True))
         self._log.info("captured.released", request=request.id, queued=request.queued)
+
+    async def _queue(self, captured: StoredCapture, record: Record) -> bool:
+        """Store the job unless its captured record was deleted since it was read.
+
+        Its content may be gone with it then. While the lock is held it cannot go: from here on the
+        job keeps it.
+        """
+        async with self._asking_bodies:
+            if not await self._store.is_there(captured.sequence):
+                return False
+            await self._publisher.store(record)
+        passed("release.queued")
+        return True
 
     async def _records(self, request: ReleaseRequest) -> AsyncIterator[tuple[StoredCapture, int]]:
         """Yield what is left of a request, each with the position that it brings it to."""
         if request.ids:
-            for number in range(request.position, len(request.ids)):
-                # Several records of one id: all of them again after a crash, under the same names.
-                async for captured in self._store.walk(QueueId(request.ids[number])):
-                    yield captured, number
+            for sequence, submission in await self._places(request):
+                page = await self._store.read(sequence - 1, 1, submission)
+                if page and page[0].sequence == sequence:  # else it was deleted meanwhile
+                    yield page[0], sequence
             return
         after = request.position
         while after < request.up_to:
@@ -153,6 +164,21 @@ class Releaser:
                 after = captured.sequence
             if not page:
                 return
+
+    async def _places(self, request: ReleaseRequest) -> list[tuple[int, QueueId]]:
+        """Return what is left of a request for some submissions, in the stream's order.
+
+        So one sequence number says how far it is, also within the jobs of one submission: it goes
+        on behind them, and not from the first one anew once the server has forgotten its name.
+        """
+        return sorted(
+            [
+                (captured.sequence, captured.submission)
+                for one in request.ids
+                async for captured in self._store.walk(QueueId(one))
+                if request.position < captured.sequence <= request.up_to
+            ]
+        )
 
     async def _wait_room(self) -> None:
         while not await self._room.room():  # noqa: ASYNC110 — another process takes from it

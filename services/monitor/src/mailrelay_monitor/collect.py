@@ -18,6 +18,7 @@ from mailrelay.mail.ids import QueueId
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.events import EventReader, EventRecord
+from mailrelay.queue.leader import stream_info
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.steps import passed
@@ -158,7 +159,7 @@ class Collector:
 
     async def _check(self) -> None:
         """Compare our place with the stream as its leader sees it."""
-        info = await self._connection.api(f"STREAM.INFO.{self._connection.names.event_stream}")
+        info = await stream_info(self._connection, self._connection.names.event_stream)
         created, state = str(info["created"]), info["state"]
         first, last = int(state["first_seq"]), int(state["last_seq"])
         ledger = self.ledger

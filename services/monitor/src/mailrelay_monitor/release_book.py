@@ -17,9 +17,9 @@ CREATE TABLE IF NOT EXISTS release (
     asked_at REAL NOT NULL,
     next_hop TEXT NOT NULL,
     ids TEXT NOT NULL,  -- JSON; empty: all
-    up_to INTEGER NOT NULL,  -- of all: the newest record that was there
+    up_to INTEGER NOT NULL,  -- the newest record that was there
     asked INTEGER NOT NULL,  -- records that matched
-    position INTEGER NOT NULL,  -- of all: the last sequence number done; else: ids done
+    position INTEGER NOT NULL,  -- the last sequence number done
     queued INTEGER NOT NULL,
     unreadable INTEGER NOT NULL,
     finished INTEGER NOT NULL

@@ -2,7 +2,8 @@
 
 It is given the job and its content on standard input, and nothing of the queue: no connection and
 no credential. What it comes to goes back through a pipe of its own, so that its lines go where its
-sender's go. It ends when its sender does.
+sender's go. Before the final dot it asks its sender, which may be about to stop. It ends when its
+sender does.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from mailrelay.runtime.lifecycle import EXIT_OK, run_service
 from mailrelay.service import service_config
 from mailrelay_sender.attempt import AttemptResult, attempt, capture, defer
 from mailrelay_sender.classify import CAPTURED, internal_fault
-from mailrelay_sender.connection import ConnectionPool, UpstreamSettings
+from mailrelay_sender.connection import ConnectionPool, UpstreamSettings, Verdicts
 from mailrelay_sender.route import NamedHop, SmartHost, route_of, route_of_job
 
 RESULT_FD = "MAILRELAY_RESULT_FD"
 # Frames on standard input: one octet of kind, four of length, then that many.
 FRAME = struct.Struct(">cI")
-RECORD, PIECE, END, UNREADABLE = b"r", b"p", b"e", b"u"
+RECORD, PIECE, END, UNREADABLE, GO = b"r", b"p", b"e", b"u", b"g"
+ASKS = b"?"  # through the result's pipe: may the final dot go out? No result begins so
 
 
 class AttemptAlone(msgspec.Struct, frozen=True):
@@ -53,8 +55,9 @@ async def _attempt(environ: Mapping[str, str]) -> int:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(given), sys.stdin)
     _, record = await _frame(given)
     job = decode_jobs(record)[0]
+    asking = _AskedFirst(given, int(environ[RESULT_FD]))
     try:
-        result = await _try(service_config(environ), job, given)
+        result = await _try(service_config(environ), job, given, asking)
     except ConfigError as error:  # the file changed meanwhile: no fault of this job
         result = defer(job, "", internal_fault(f"the configuration cannot be read: {error}"))
     fault = f"{type(result.fault).__name__}: {result.fault}" if result.fault else ""
@@ -64,7 +67,22 @@ async def _attempt(environ: Mapping[str, str]) -> int:
     return EXIT_OK
 
 
-async def _try(config: RelayConfig, job: Job, given: asyncio.StreamReader) -> AttemptResult:
+class _AskedFirst(Verdicts):
+    """Asks the sender whether the final dot may go out."""
+
+    def __init__(self, given: asyncio.StreamReader, pipe: int) -> None:
+        super().__init__()
+        self._given = given
+        self._pipe = pipe
+
+    async def _wait_allowed(self) -> None:
+        os.write(self._pipe, ASKS)
+        await _frame(self._given)  # nothing but `GO` comes behind the content
+
+
+async def _try(
+    config: RelayConfig, job: Job, given: asyncio.StreamReader, asking: Verdicts
+) -> AttemptResult:
     route = route_of_job(job, route_of(config))
     if not isinstance(route, SmartHost):
         return capture(job, CAPTURED)
@@ -72,7 +90,7 @@ async def _try(config: RelayConfig, job: Job, given: asyncio.StreamReader) -> At
     settings = UpstreamSettings.from_config(config, host_name)
     if isinstance(route, NamedHop):
         settings = settings.for_named_hop(route.port)
-    pool = ConnectionPool(route, settings)
+    pool = ConnectionPool(route, settings, verdicts=asking)
 
     async def pieces(_: Job) -> AsyncIterator[bytes]:
         while True:

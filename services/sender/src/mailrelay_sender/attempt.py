@@ -33,11 +33,15 @@ Pieces = Callable[[Job], AsyncIterator[bytes]]
 
 @dataclass(slots=True)
 class AttemptResult:
-    """What an attempt came to; `fault` is an unexpected exception of our own."""
+    """What an attempt came to; `fault` is an unexpected exception of our own.
+
+    One that is let go of has no outcomes: it is as if it had not been.
+    """
 
     outcomes: list[Outcome] = field(default_factory=list)
     tls: str = ""
     fault: Exception | None = None
+    is_let_go: bool = False
 
 
 @dataclass(slots=True)
@@ -48,6 +52,7 @@ class _Trial:
     next_hop: str
     result: AttemptResult
     undecided: list[Recipient]
+    is_ours: Callable[[], bool]
 
     def decide(self, recipients: list[Recipient], stage: Stage, reply: Reply) -> None:
         """Settle recipients by a reply."""
@@ -64,10 +69,20 @@ class _Trial:
 
 
 async def attempt(
-    job: Job, pool: ConnectionPool, next_hop: str, pieces: Pieces, limit_seconds: float
+    job: Job,
+    pool: ConnectionPool,
+    next_hop: str,
+    pieces: Pieces,
+    limit_seconds: float,
+    *,
+    is_ours: Callable[[], bool] = lambda: True,
 ) -> AttemptResult:
-    """Try the job once, within `limit_seconds`, and return every recipient's outcome."""
-    trial = _Trial(job, next_hop, AttemptResult(), list(job.recipients))
+    """Try the job once, within `limit_seconds`, and return every recipient's outcome.
+
+    `is_ours` is asked right before the first RCPT, when the job becomes open (decision 0004):
+    connecting may have taken long, and another sender may have been given the job meanwhile.
+    """
+    trial = _Trial(job, next_hop, AttemptResult(), list(job.recipients), is_ours)
     try:
         async with asyncio.timeout(limit_seconds):
             await _with_connection(trial, pool, pieces)
@@ -141,6 +156,9 @@ async def _transaction(
     if not is_accepted(Stage.MAIL, mail):
         trial.decide(trial.undecided, Stage.MAIL, mail)
         return await _reset(connection, mail)
+    if not trial.is_ours():
+        trial.result.is_let_go = True
+        return False
     taken: list[Recipient] = []
     for recipient in trial.job.recipients:
         reply = await connection.command(b"RCPT", b"TO:<" + recipient.address.encode() + b">")

@@ -91,6 +91,25 @@ class Verdicts:
     """How many final dots were sent and not answered yet: who ends one now repeats the mail."""
 
     awaited: int = 0
+    is_closed: bool = False
+
+    @contextlib.asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """Be between a final dot and its answer; not begun any more once this is closed."""
+        await self._wait_allowed()
+        self.awaited += 1
+        try:
+            yield
+        finally:
+            self.awaited -= 1
+
+    async def _wait_allowed(self) -> None:
+        if self.is_closed:  # the process ends, and cuts the attempt off here, where it is safe
+            await asyncio.Event().wait()
+
+    def close(self) -> None:
+        """Let no final dot go out any more."""
+        self.is_closed = True
 
     async def wait_none(self, limit_seconds: float) -> None:
         """Wait until every final dot is answered, `limit_seconds` at most."""
@@ -162,12 +181,9 @@ class HopConnection:
                     await protocol._drain_helper()  # noqa: SLF001
         except (ConnectionError, OSError) as error:
             raise LostError(connection_lost(self._next_hop, _why(error))) from error
-        passed("attempt.content_sent")  # a turn later the final dot is out as well
-        self._verdicts.awaited += 1
-        try:
+        async with self._verdicts.one():
+            passed("attempt.content_sent")  # a turn later the final dot is out as well
             return await self.command(b".")
-        finally:
-            self._verdicts.awaited -= 1
 
     def abort(self) -> None:
         """Drop the connection at once; what was not ended by a final dot is not taken."""

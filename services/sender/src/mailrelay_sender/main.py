@@ -45,7 +45,7 @@ from mailrelay_sender.work import (
 
 GRACE_SECONDS = 10.0  # for the attempts under way when told to stop
 _EVENTS_SECONDS = 1.0
-_SETTLE_SECONDS = 1.0
+_SETTLE_SECONDS = 5.0  # QUIT, the word on whose turn is next, the event: each may take a second
 
 
 def main(environ: Mapping[str, str]) -> int:
@@ -109,7 +109,9 @@ async def _deliver(
         bodies=bodies,
         upstream=upstream,
         pacing=pacing,
-        quarantine=Quarantine(environ, bodies, config.processing_timeout, log),
+        quarantine=Quarantine(
+            environ, bodies, config.processing_timeout, log, verdicts=upstream.verdicts
+        ),
         patience=Patience.of(config),
         tracing=tracing,
         log=log,
@@ -149,6 +151,7 @@ async def _deliver(
         task.cancel()
     await parts.suspects.cancel()
     await parts.settling.cancel()
+    await slots.end()
     await asyncio.gather(*background, *workers, return_exceptions=True)
     await upstream.close()
     tracing.close()

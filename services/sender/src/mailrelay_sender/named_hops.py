@@ -37,8 +37,9 @@ class NamedHops:
             found = ConnectionPool(hop, settings, verdicts=self._verdicts)
         self._pools[hop.next_hop] = found
         if len(self._pools) > MAX_POOLS:
-            # Attempts under way keep their pool; what they put back ends with its last message.
+            # Attempts under way keep their pool; what they put back ends there.
             oldest = self._pools.pop(next(iter(self._pools)))
+            oldest.retire()
             await oldest.close_idle()
         return found
 

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import msgspec
@@ -26,8 +26,10 @@ from mailrelay.queue.wire import encode_jobs
 from mailrelay.runtime.lifecycle import LIFELINE_FD, READY_FD
 from mailrelay.runtime.logging import Logger
 from mailrelay_sender.alone import (
+    ASKS,
     END,
     FRAME,
+    GO,
     PIECE,
     RECORD,
     RESULT_FD,
@@ -36,6 +38,7 @@ from mailrelay_sender.alone import (
 )
 from mailrelay_sender.attempt import AttemptResult, give_up
 from mailrelay_sender.classify import poison
+from mailrelay_sender.connection import Verdicts
 
 DEATHS = 3
 _START_AND_END_SECONDS = 15.0  # on top of the attempt's own limit
@@ -50,6 +53,10 @@ _quarantined = Counter(
 )
 
 
+class NotBegunError(Exception):
+    """The attempt did not begin, as it may not any more."""
+
+
 class AloneError(Exception):
     """Our own code failed in the process; what it said is the message."""
 
@@ -58,9 +65,19 @@ class Quarantine:
     """Tries suspicious records, one after the other."""
 
     def __init__(
-        self, environ: Mapping[str, str], bodies: BodyStore, limit_seconds: float, log: Logger
+        self,
+        environ: Mapping[str, str],
+        bodies: BodyStore,
+        limit_seconds: float,
+        log: Logger,
+        *,
+        verdicts: Verdicts,
     ) -> None:
-        """`environ` is the sender's own; `limit_seconds` is the attempt's (processingTimeout)."""
+        """`environ` is the sender's own; `limit_seconds` is the attempt's (processingTimeout).
+
+        `verdicts` counts its final dots too, and says whether one may go out.
+        """
+        self._verdicts = verdicts
         self._environ = {key: value for key, value in environ.items() if key not in _NOT_FOR_IT}
         self._bodies = bodies
         self._limit_seconds = limit_seconds + _START_AND_END_SECONDS
@@ -71,12 +88,17 @@ class Quarantine:
         """Take the attempt's limit of another configuration."""
         self._limit_seconds = config.processing_timeout + _START_AND_END_SECONDS
 
-    async def attempt(self, job: Job, next_hop: str, delivered: int) -> AttemptResult:
+    async def attempt(
+        self, job: Job, next_hop: str, delivered: int, may_begin: Callable[[], bool]
+    ) -> AttemptResult:
         """Try the job; its recipients have expired when the process died `DEATHS` times.
 
-        Raises OSError when no process can be started.
+        `may_begin` is asked when it is its turn. Raises NotBegunError, or OSError when no process
+        can be started.
         """
         async with self._alone:
+            if not may_begin():
+                raise NotBegunError
             self._log.warning(
                 "record.quarantined", id=job.submission, batch=job.batch, delivered=delivered
             )
@@ -116,7 +138,14 @@ class Quarantine:
         try:
             async with asyncio.timeout(self._limit_seconds):
                 await self._give(process, job)
-                said = await answer.read()  # until the pipe is closed, by its end if not before
+                said = await answer.read(1)
+                if said == ASKS:
+                    async with self._verdicts.one():
+                        await self._allow(process)
+                        said = await answer.read()
+                else:
+                    # Until the pipe is closed, by its end if not before.
+                    said += await answer.read()
                 code = await process.wait()
         except TimeoutError:
             return None, f"did not end within {self._limit_seconds:g} s"
@@ -128,6 +157,12 @@ class Quarantine:
             return msgspec.msgpack.decode(said, type=AttemptAlone), ""
         except msgspec.DecodeError:
             return None, f"ended by signal {-code}" if code < 0 else f"ended with {code}"
+
+    async def _allow(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None  # noqa: S101 — asked for as a pipe
+        with contextlib.suppress(ConnectionError):  # it died
+            _write(process.stdin, GO, b"")
+            await process.stdin.drain()
 
     async def _give(self, process: asyncio.subprocess.Process, job: Job) -> None:
         stdin = process.stdin

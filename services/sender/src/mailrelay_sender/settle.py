@@ -38,7 +38,7 @@ from mailrelay.queue.errors import ClaimVoidError, QueueError, QueueFullError
 from mailrelay.queue.events import EventWriter
 from mailrelay.queue.failed import FailedStore, ResendClaim, UnreadablePlace
 from mailrelay.queue.lanes import lane_for
-from mailrelay.queue.publish import Publisher, Record
+from mailrelay.queue.publish import Guard, Publisher, Record
 from mailrelay.queue.wire import RecordError, encode_capture, encode_jobs
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
@@ -64,6 +64,10 @@ _latency = Histogram(
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 3600, 14400, 86400),
 )
 _held_up = Counter("mailrelay_settle_repeats_total", "Follow-ups and acks that had to be repeated.")
+
+
+class SettledElsewhereError(Exception):
+    """Another sender acked the record: whatever is stored for it now would be a second copy."""
 
 
 class Settler:
@@ -98,65 +102,98 @@ class Settler:
         self, claim: Claim, job: Job, rest: FollowUp, *, route: str, duration_seconds: float
     ) -> None:
         """Carry out what `rest` says, then ack the claim."""
-        if await self._is_settled_elsewhere(claim, job):
+        try:
+            kept = await self._store_all(claim, job, rest)
+        except SettledElsewhereError:
             # Whoever acked the record stored what remains; ours would be a second copy, and may
             # name content that is gone by now.
-            self._log.warning("settle.elsewhere", id=job.submission, batch=job.batch)
+            self._log_elsewhere(job)
             self._tell(job, rest, route, duration_seconds)
             self._events.tell(_event(job, job, rest, self._clock(), duration_seconds))
-            return
-        kept = await self._with_stored_body(job, rest)
+        else:
+            self._tell(job, kept, route, duration_seconds)
+            stored = kept.deferred or (kept.failed[0].job if kept.failed else job)
+            event = _event(job, stored, kept, self._clock(), duration_seconds)
+            await self._events.tell_and_wait(event)
+            passed("settle.event_told")
+            await self._ack(claim, job.submission)
+            passed("settle.acked")  # or let go, see there
+        self._written.pop(_body_key(job), None)
+        self._resends.pop(_mark(claim), None)
+
+    async def _store_all(self, claim: Claim, job: Job, rest: FollowUp) -> FollowUp:
+        """Store what remains; returns it as it was stored. Raises SettledElsewhereError."""
+        kept = await self._with_stored_body(claim, job, rest)
         # Failed records first: once the deferred job is stored it may run and end, and its end
         # prompts the question whether anything names the body.
         for record in kept.failed:
             await self._store_failed(claim, job, record)
             passed("settle.failed_stored")
         if kept.deferred is not None:
-            await self._store_deferred(job, kept.deferred)
+            await self._store_deferred(claim, job, kept.deferred)
             passed("settle.deferred_stored")
         if kept.captured is not None:
-            await self._store_captured(kept.captured)
+            await self._store_captured(claim, kept.captured)
             passed("settle.captured_stored")
         if kept.done:
             await self._store_done(claim, job)
             passed("settle.done_stored")
-        self._tell(job, kept, route, duration_seconds)
-        stored = kept.deferred or (kept.failed[0].job if kept.failed else job)
-        await self._events.tell_and_wait(_event(job, stored, kept, self._clock(), duration_seconds))
-        passed("settle.event_told")
-        await self._ack(claim, job.submission)
-        passed("settle.acked")  # or let go, see there
-        self._written.pop(_body_key(job), None)
-        self._resends.pop(_mark(claim), None)
+        return kept
 
-    async def _is_settled_elsewhere(self, claim: Claim, job: Job) -> bool:
-        """Tell whether another sender was given the record, and settled it meanwhile."""
-        if claim.is_surely_ours:
-            return False
-        found: list[bool] = []
+    def _look(self, claim: Claim) -> Guard:
+        """Return what is asked before each try to store: whether the record is still there.
 
-        async def ask() -> None:
+        It is asked of a claim that is surely ours, too. A sender that held the record before, and
+        was stopped, may have acked it meanwhile.
+        """
+
+        async def look() -> None:
             try:
-                found.append(await claim.is_still_there())
+                is_there = await claim.is_still_there()
             except ClaimVoidError:
-                found.append(True)  # the server lost it: this process has the only copy left
+                return  # the server lost it: this process has the only copy left
+            if not is_there:
+                raise SettledElsewhereError
 
-        await self._until_done("look for the record", job.submission, ask)
-        return not found[-1]
+        return look
+
+    def _guard(self, claim: Claim, job: Job, body: Body | None) -> Guard:
+        """Return what is asked before each try to store a record that names `body`."""
+        look = self._look(claim)
+
+        async def check() -> None:
+            await look()
+            if body is not None and job.content:
+                await self._bodies.check(self._written[_body_key(job)][1])
+
+        return check
+
+    def _log_elsewhere(self, job: Job) -> None:
+        self._log.warning("settle.elsewhere", id=job.submission, batch=job.batch)
 
     async def move(self, claim: Claim, job: Job) -> None:
         """Store a job that is not due in the lane it waits in next, then ack (queue rule 6)."""
         moved = replace(job, hop=job.hop + 1)
-        await self._store_in_lane(moved, message_id(moved, "move", moved.recipients))
+        try:
+            name = message_id(moved, "move", moved.recipients)
+            await self._store_in_lane(claim, moved, name)
+        except SettledElsewhereError:
+            self._log_elsewhere(job)
+            return
         passed("move.stored")
         await self._ack(claim, job.submission)
         passed("move.acked")
 
     async def unbundle(self, claim: Claim, jobs: list[Job]) -> None:
         """Store the jobs of a grouped record one by one, due now, then ack (queue rule 2)."""
-        for job in jobs:
-            await self._store_in_lane(job, message_id(job, "unbundled", job.recipients))
-            passed("unbundle.job_stored")
+        try:
+            for job in jobs:
+                name = message_id(job, "unbundled", job.recipients)
+                await self._store_in_lane(claim, job, name)
+                passed("unbundle.job_stored")
+        except SettledElsewhereError:
+            self._log_elsewhere(jobs[0])
+            return
         await self._ack(claim, jobs[0].submission)
         passed("unbundle.acked")
 
@@ -165,9 +202,14 @@ class Settler:
         place = UnreadablePlace.of(claim.subject, claim.sequence, claim.stored_at)
 
         async def store() -> None:
-            await self._failed.store_unreadable(place, claim.payload, str(error))
+            await self._failed.store_unreadable(
+                place, claim.payload, str(error), guard=self._look(claim)
+            )
 
-        await self._until_done("store", place.submission, store)
+        try:
+            await self._until_done("store", place.submission, store)
+        except SettledElsewhereError:
+            return
         passed("aside.stored")
         await self._ack(claim, place.submission)
         passed("aside.acked")
@@ -198,13 +240,13 @@ class Settler:
             self._resends[mark] = found[-1]
         return self._resends[mark]
 
-    async def _with_stored_body(self, job: Job, rest: FollowUp) -> FollowUp:
+    async def _with_stored_body(self, claim: Claim, job: Job, rest: FollowUp) -> FollowUp:
         """Put content that would be written again into the body stream, once."""
         again = rest.deferred is not None or bool(rest.failed)
         if job.body is not None or not again or len(job.content) <= MAX_COPIED_BYTES:
             return rest
         try:
-            body = await self._store_body(job)
+            body = await self._store_body(claim, job)
         except QueueFullError:
             return rest  # copied after all: what waits for room may be what would make it
         deferred = replace(rest.deferred, content=b"", body=body) if rest.deferred else None
@@ -214,12 +256,17 @@ class Settler:
         )
         return replace(rest, deferred=deferred, failed=failed)
 
-    async def _store_body(self, job: Job) -> Body:
+    async def _store_body(self, claim: Claim, job: Job) -> Body:
         """Write a job's content as a body, once while its settling is repeated."""
         known = self._written.get(_body_key(job))
         if known is not None:
             return known[0]
-        await self._until_done("store", job.submission, lambda: self._write_body(job))
+
+        async def write() -> None:
+            await self._look(claim)()
+            await self._write_body(job)
+
+        await self._until_done("store", job.submission, write)
         return self._written[_body_key(job)][0]
 
     async def _write_body(self, job: Job) -> None:
@@ -248,13 +295,13 @@ class Settler:
 
         return keep
 
-    async def _store_deferred(self, job: Job, deferred: Job) -> None:
+    async def _store_deferred(self, claim: Claim, job: Job, deferred: Job) -> None:
         record = self._lane_record(deferred, message_id(job, "deferred", deferred.recipients))
-        await self._store(job, record, deferred.body)
+        await self._store(claim, job, record, deferred.body)
         self._lane_grows(len(record.payload))
 
-    async def _store_in_lane(self, job: Job, name: str) -> None:
-        await self._store(job, self._lane_record(job, name))
+    async def _store_in_lane(self, claim: Claim, job: Job, name: str) -> None:
+        await self._store(claim, job, self._lane_record(job, name))
 
     def _lane_record(self, job: Job, name: str) -> Record:
         lane = lane_for(job.due - self._clock())
@@ -262,15 +309,17 @@ class Settler:
         return Record(subject, encode_jobs([job]), name)
 
     async def _store_failed(self, claim: Claim, job: Job, record: FailedRecord) -> None:
+        guard = self._guard(claim, job, record.job.body)
+
         async def store() -> None:
             if job.resend_of:
                 resend = await self._claimed_resend(claim, job)
                 if resend is not None:
-                    await self._failed.store_again(record, resend)
+                    await self._failed.store_again(record, resend, guard)
             elif job.release is not None:
-                await self._failed.store_released(record)
+                await self._failed.store_released(record, guard)
             else:
-                await self._failed.store(record)
+                await self._failed.store(record, guard)
 
         await self._until_done(
             "store", job.submission, self._keeps_body(job, record.job.body, store)
@@ -280,25 +329,25 @@ class Settler:
         async def store() -> None:
             resend = await self._claimed_resend(claim, job)
             if resend is not None:
-                await self._failed.store_done(job, resend)
+                await self._failed.store_done(job, resend, self._look(claim))
 
         await self._until_done("store", job.submission, store)
 
-    async def _store_captured(self, job: Job) -> None:
+    async def _store_captured(self, claim: Claim, job: Job) -> None:
         record = CaptureRecord(job, self._clock())
         subject = self._names.capture_subject(
             job.submission, job.batch, recipients_hash(job.recipients)
         )
         name = message_id(job, "captured", job.recipients)
-        await self._store(job, Record(subject, encode_capture(record), name))
+        await self._store(claim, job, Record(subject, encode_capture(record), name))
 
-    async def _store(self, job: Job, record: Record, body: Body | None = None) -> None:
-        async def check() -> None:
-            if body is not None and job.content:
-                await self._bodies.check(self._written[_body_key(job)][1])
+    async def _store(
+        self, claim: Claim, job: Job, record: Record, body: Body | None = None
+    ) -> None:
+        guard = self._guard(claim, job, body)
 
         async def store() -> None:
-            await self._publisher.store(record, guard=check)
+            await self._publisher.store(record, guard=guard)
 
         await self._until_done("store", job.submission, self._keeps_body(job, body, store))
 

@@ -22,6 +22,7 @@ from mailrelay.queue.errors import ClaimVoidError, QueueError, QueueFullError
 from mailrelay.queue.lanes import LADDER, Lane, Move, Wait, decide
 from mailrelay.queue.wire import RecordError, UnknownVersionError, decode_jobs
 from mailrelay.runtime.clock import Clock
+from mailrelay.runtime.lifecycle import end_tasks
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.steps import passed
 from mailrelay_sender.fair import FairShare
@@ -48,9 +49,13 @@ _IDLE_LOOK_SECONDS = 0.02
 _held = Gauge("mailrelay_claims", "Records claimed: waiting for a slot, or in one.")
 _let_go = Counter(
     "mailrelay_claims_let_go_total",
-    "Records that waited for a slot while another sender may have been given them.",
+    "Records let go of untried, because another sender may have been given them meanwhile.",
 )
 _unreadable = Counter("mailrelay_unreadable_records_total", "Records this version cannot read.")
+
+
+def _key(claim: Claim) -> Key:
+    return (*claim.key, claim.stored_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ class Work:
     @property
     def key(self) -> Key:
         """What names the record, also after a server that lost its data counts anew."""
-        return (*self.claim.key, self.claim.stored_at)
+        return _key(self.claim)
 
 
 @dataclass(slots=True, eq=False)
@@ -162,11 +167,22 @@ class Slots:
         self._sources[0].pull.wake()
 
     async def give_back(self, work: Work, delay_seconds: float = 0.0) -> None:
-        """Let the queue deliver a record again."""
+        """Let the queue deliver a record again.
+
+        One that another sender may have been given meanwhile is left to it, or comes again by
+        itself: giving it back would have it delivered to a third one beside.
+        """
         self._forget(work.key)
+        if not work.claim.is_surely_ours:
+            return
         self._suspicion.given_back(work.key)
         with contextlib.suppress(QueueError):  # it comes back by itself after ack_wait
             await work.claim.give_back(delay_seconds)
+
+    def let_go(self, work: Work) -> None:
+        """Leave a record that nothing was done with to whoever was given it; or it comes again."""
+        _let_go.inc()
+        self._forget(work.key)
 
     def is_suspicious(self, work: Work) -> bool:
         """Tell whether a record is to be tried alone (queue rule 13)."""
@@ -180,8 +196,15 @@ class Slots:
         for source in self._sources:
             while source.ready:
                 await self.give_back(source.ready.popleft())
-        for task in self._moves:
-            task.cancel()
+
+    async def end(self) -> None:
+        """Break off what is under way beside the slots; an orderly stop waits for it before."""
+        await end_tasks(self._moves)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether nothing new may begin."""
+        return self._stopping
 
     async def wait_idle(self, limit_seconds: float) -> None:
         """Wait until nothing is claimed any more, `limit_seconds` at most."""
@@ -198,8 +221,7 @@ class Slots:
         while (work := self._next_in_turn()) is not None:
             if work.claim.is_surely_ours:
                 return work
-            _let_go.inc()
-            self._forget(work.key)
+            self.let_go(work)
         return None
 
     def _next_in_turn(self) -> Work | None:
@@ -232,7 +254,7 @@ class Slots:
         try:
             work = Work(claim, decode_jobs(claim.payload))
         except RecordError as error:
-            await self._set_aside(claim, error)
+            await self._set_aside(source, claim, error)
             return
         if work.key in self._claims:
             return  # redelivered to us while we work on it: one of the two is enough
@@ -328,8 +350,10 @@ class Slots:
         self._moves.add(task)
         task.add_done_callback(self._moves.discard)
 
-    async def _set_aside(self, claim: Claim, error: RecordError) -> None:
+    async def _set_aside(self, source: _Source, claim: Claim, error: RecordError) -> None:
         """Keep a record that cannot be read: it is not lost, and not tried all the time."""
+        if _key(claim) in self._claims:
+            return  # redelivered while it is being kept
         _unreadable.inc()
         self._log.error(
             "record.unreadable",
@@ -343,15 +367,22 @@ class Slots:
             with contextlib.suppress(QueueError):
                 await claim.give_back(_UNREADABLE_PAUSE_SECONDS)
             return
-        task = asyncio.create_task(self._keep_aside(claim, error))
+        # Held, and counted like any other: a thousand of them are as many records in memory.
+        self._claims[_key(claim)] = claim
+        source.moving += 1
+        task = asyncio.create_task(self._keep_aside(source, claim, error))
         self._moves.add(task)
         task.add_done_callback(self._moves.discard)
 
-    async def _keep_aside(self, claim: Claim, error: RecordError) -> None:
+    async def _keep_aside(self, source: _Source, claim: Claim, error: RecordError) -> None:
         try:
             await self._settler.set_aside(claim, error)
         except QueueError as fault:  # full, say: it comes again
             self._log.warning("record.not_set_aside", sequence=claim.sequence, error=str(fault))
+        finally:
+            self._forget(_key(claim))
+            source.moving -= 1
+            source.pull.wake()
 
     async def _hold_all(self) -> None:
         while True:

@@ -84,12 +84,12 @@ class Upstream:
         self._host_name = host_name
         self._tell = tell
         self._log = log
-        self._verdicts = Verdicts()
+        self.verdicts = Verdicts()
         self._closing: set[asyncio.Task[None]] = set()
         self.route: Route = route_of(config)
         self.pool: ConnectionPool | None = None  # none when mail is captured
         settings = UpstreamSettings.from_config(config, host_name)
-        self.named_hops = NamedHops(settings, self._verdicts)
+        self.named_hops = NamedHops(settings, self.verdicts)
         self.prepare(config)()
 
     def prepare(self, config: RelayConfig) -> Callable[[], None]:
@@ -116,7 +116,7 @@ class Upstream:
             self._tell("")
             return None
         state = UpstreamState(route.next_hop, self._tell, self._log)
-        return ConnectionPool(route, settings, verdicts=self._verdicts, watch=state)
+        return ConnectionPool(route, settings, verdicts=self.verdicts, watch=state)
 
     async def run(self) -> None:
         """Close idle connections, and look after an upstream that is down, until cancelled."""
@@ -140,8 +140,12 @@ class Upstream:
             return  # noted by the pool
 
     async def wait_verdicts(self, limit_seconds: float) -> None:
-        """Wait until every final dot is answered, whoever it went to, `limit_seconds` at most."""
-        await self._verdicts.wait_none(limit_seconds)
+        """Wait until every final dot is answered, whoever it went to, `limit_seconds` at most.
+
+        No other one goes out: what has not come so far can be cut off without repeating it.
+        """
+        self.verdicts.close()
+        await self.verdicts.wait_none(limit_seconds)
 
     async def close(self) -> None:
         """End what is idle."""

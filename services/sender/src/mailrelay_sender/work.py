@@ -25,7 +25,7 @@ from mailrelay_sender.attempt import AttemptResult, attempt, capture, leave_out
 from mailrelay_sender.classify import CAPTURED, not_tried
 from mailrelay_sender.follow_up import FollowUp, follow_up
 from mailrelay_sender.pacing import Pacing
-from mailrelay_sender.quarantine import Quarantine
+from mailrelay_sender.quarantine import NotBegunError, Quarantine
 from mailrelay_sender.route import NamedHop, Route, SmartHost, route_of_job
 from mailrelay_sender.settle import Settler
 from mailrelay_sender.slots import Slots, Work
@@ -49,6 +49,11 @@ _SUSPECT_PAUSE_SECONDS = 30.0
 MAX_PARKED = 32  # then no new mail is claimed: each may hold a megabyte
 _PARKED_SECONDS = 1.0
 _FULL_PAUSE_SECONDS = 5.0
+
+
+class _LetGoError(Exception):
+    """Another sender may have been given the job before its first RCPT here."""
+
 
 Tried = tuple[FollowUp, float]  # what remains of a job, and the seconds the attempt took
 Parked = deque[tuple[Work, Tried | None]]  # settled as soon as the queue has room again
@@ -136,6 +141,10 @@ async def _through(parts: WorkParts, work: Work) -> None:
     """Attempt a record's job and have it settled."""
     try:
         tried = await _deliver(parts, work)
+    except NotBegunError:
+        await parts.slots.give_back(work)
+    except _LetGoError:
+        parts.slots.let_go(work)
     except Exception as error:  # noqa: BLE001 — a bug must not end the slot
         await _set_aside(parts, work, error)
     else:
@@ -165,6 +174,8 @@ async def _deliver(parts: WorkParts, work: Work) -> Tried | None:
         return known
     if job.resend_of and not await parts.settler.claim_resend(work.claim, job):
         return None
+    if not work.claim.is_surely_ours:  # claiming it took time
+        raise NotBegunError
     if work.stopped_by:
         return _left_out(parts, job, work.stopped_by)
     tried = await _tried(parts, work)
@@ -228,6 +239,9 @@ async def _tried(parts: WorkParts, work: Work) -> Tried:
     with _in_flight.track_inprogress():
         result = await _try(parts, work)
     duration = time.monotonic() - started
+    if result.is_let_go:
+        span.end({"mailrelay.queue_id": job.submission}, error="let go")
+        raise _LetGoError
     _attempt_seconds.labels(_route(parts, job).name).observe(duration)
     if result.fault is not None:
         parts.log.error("sender.fault", id=job.submission, exc_info=result.fault)
@@ -267,14 +281,26 @@ async def _try(parts: WorkParts, work: Work) -> AttemptResult:
     route = _route(parts, job)
     upstream = parts.upstream
     if parts.slots.is_suspicious(work):
-        return await parts.quarantine.attempt(job, _next_hop(route), work.claim.delivered)
+        return await parts.quarantine.attempt(
+            job,
+            _next_hop(route),
+            work.claim.delivered,
+            lambda: work.claim.is_surely_ours and not parts.slots.is_stopping,
+        )
     pool = upstream.pool
     if isinstance(route, NamedHop):
         pool = await upstream.named_hops.pool(route)
     if not isinstance(route, SmartHost) or pool is None:
         return capture(job, CAPTURED)
     limit_seconds = parts.patience.attempt_limit_seconds
-    return await attempt(job, pool, route.next_hop, parts.bodies.pieces, limit_seconds)
+    return await attempt(
+        job,
+        pool,
+        route.next_hop,
+        parts.bodies.pieces,
+        limit_seconds,
+        is_ours=lambda: work.claim.is_surely_ours,
+    )
 
 
 def _route(parts: WorkParts, job: Job) -> Route:

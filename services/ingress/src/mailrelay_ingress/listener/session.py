@@ -92,6 +92,7 @@ class SmtpSession(AuthConnection):
                 await intake.abandon()
         except Exception as error:
             if ended or isinstance(error, ConnectionError):
+                self._set_rset_state()  # or the next MAIL would be refused as nested, for good
                 raise
             # What follows is the rest of the content: it must not be read as commands.
             self._log_exception(error)

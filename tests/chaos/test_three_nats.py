@@ -1,0 +1,123 @@
+"""What three nats-servers answer while one leads no more, or none can store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import psutil
+import pytest
+import structlog
+
+from mailrelay.mail.ids import new_queue_id
+from mailrelay.queue.bodies import BodyStore
+from mailrelay.queue.connection import QueueConnection, open_connection
+from mailrelay.queue.errors import QueueUnavailableError
+from mailrelay.queue.lanes import NOW
+from mailrelay.queue.leader import stream_info
+from mailrelay.queue.publish import Publisher, Record
+from mailrelay.queue.rights import Role
+from mailrelay_cli.nats_server import find_nats_server
+from tests.support.cluster_relay import LIMITS
+from tests.support.nats_cluster import ClusterNode, NatsCluster
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+PATIENCE_SECONDS = 60.0
+LOG = structlog.get_logger()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsCluster]:
+    cluster = NatsCluster(find_nats_server(print), tmp_path_factory.mktemp("cluster") / "nats")
+    try:
+        asyncio.run(cluster.start(LOG, LIMITS))
+        yield cluster
+    finally:
+        cluster.kill()
+
+
+async def connect(cluster: NatsCluster, node: ClusterNode, role: Role) -> QueueConnection:
+    """Connect to one of the servers and, while it lives, no other."""
+    return await open_connection(replace(cluster.connection_settings(role), url=node.url), LOG)
+
+
+@contextlib.contextmanager
+def standing_still(*nodes: ClusterNode) -> Iterator[None]:
+    for node in nodes:
+        node.signal(signal.SIGSTOP)
+    while any(psutil.Process(node.pid).status() != psutil.STATUS_STOPPED for node in nodes):
+        time.sleep(0.001)  # not all of its threads have stopped yet
+    try:
+        yield
+    finally:
+        for node in nodes:
+            node.signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("asks_again", range(3))
+async def test_a_leader_that_stood_still_is_not_believed_to_know_what_is_there(
+    cluster: NatsCluster, asks_again: int
+) -> None:
+    lane = cluster.names.lane_stream
+    submission = new_queue_id(time.time(), asks_again)
+    async with cluster.connected(Role.ADMIN, LOG) as admin:
+        await cluster.wait_whole(admin)
+    old = await cluster.leader_of(lane, LOG)
+    other = next(node for node in cluster.nodes if node is not old)
+    monitor = await connect(cluster, old, Role.MONITOR)
+    sender = await connect(cluster, other, Role.SENDER)
+    try:
+        record = Record(cluster.names.lane_subject(NOW, submission), b"x", f"{submission}/1")
+        with standing_still(old):
+            await Publisher(sender).store(record, deadline_seconds=PATIENCE_SECONDS)
+            asking = asyncio.create_task(
+                stream_info(monitor, lane, subjects=f"mailrelay.lane.*.{submission}")
+            )
+            bodies = BodyStore(monitor, Publisher(monitor))
+            deciding = asyncio.create_task(bodies.is_in_use(submission))
+            await asyncio.sleep(0.01)  # the questions wait in its socket
+        with contextlib.suppress(QueueUnavailableError):  # nothing is known: that is right, too
+            assert (await asking)["state"]["subjects"] == {record.subject: 1}
+        with contextlib.suppress(QueueUnavailableError):
+            assert await deciding
+    finally:
+        await monitor.close()
+        await sender.close()
+
+
+async def test_a_record_that_nobody_could_confirm_is_stored_once_when_there_is_a_quorum_again(
+    cluster: NatsCluster,
+) -> None:
+    async with cluster.connected(Role.ADMIN, LOG) as admin:
+        await cluster.wait_whole(admin)
+        stored = int((await admin.api("STREAM.INFO.mailrelay-in-0"))["state"]["messages"])
+    leader = await cluster.leader_of("mailrelay-in-0", LOG)
+    ingress = await connect(cluster, leader, Role.INGRESS)
+    followers = [node for node in cluster.nodes if node is not leader]
+    try:
+        # Its repeats are told that it is being stored, which is no refusal.
+        publisher = Publisher(ingress)
+        with standing_still(*followers):
+            storing = asyncio.create_task(
+                publisher.store(
+                    Record("mailrelay.in.0.-", b"x", "once"), deadline_seconds=PATIENCE_SECONDS
+                )
+            )
+            batch = [Record("mailrelay.in.0.-", b"x", f"batch.{n}") for n in (1, 2)]
+            together = asyncio.create_task(
+                publisher.store_together(batch, deadline_seconds=PATIENCE_SECONDS)
+            )
+            done, _ = await asyncio.wait({storing, together}, timeout=5)
+            assert not done, [task.exception() for task in done]
+        await asyncio.gather(storing, together)
+    finally:
+        await ingress.close()
+    async with cluster.connected(Role.ADMIN, LOG) as admin:
+        await cluster.wait_whole(admin)
+        state = (await stream_info(admin, "mailrelay-in-0"))["state"]
+    assert int(state["messages"]) == stored + 3
