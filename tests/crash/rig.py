@@ -204,6 +204,12 @@ class Rig:
         """What the streams hold. Raises QueueError."""
         return await read_state(await self.connection(Role.ADMIN))
 
+    async def purge_stores(self) -> None:
+        """Empty the failed store and the captured mail behind the monitor's back."""
+        admin = await self.connection(Role.ADMIN)
+        for stream in (admin.names.failed_stream, admin.names.capture_stream):
+            await admin.api(f"STREAM.PURGE.{stream}")
+
     async def store(self, role: Role, record: Record) -> None:
         """Store a record as a service of the relay would, with its rights."""
         await Publisher(await self.connection(role)).store(record)

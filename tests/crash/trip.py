@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import httpx
@@ -26,6 +26,7 @@ from tests.support.wait import wait_until
 SENDER = "crash@sender.test"
 PATIENCE_SECONDS = 60.0  # of a client that sends again
 FINISH_SECONDS = 60.0
+EMPTY_SECONDS = 15.0
 # What a killed monitor does not remember to ask is the sweep's; else prompts last for 12.6 s.
 PROMPTED_SECONDS = 14.0
 _LOOK_SECONDS = 0.1
@@ -109,7 +110,12 @@ class Trip:
             state = await self._state()
             return not (state.failed or state.captured or self.rig.failed_files())
 
-        await wait_until(is_empty, FINISH_SECONDS, "nothing is kept", interval=_LOOK_SECONDS)
+        try:
+            await wait_until(is_empty, EMPTY_SECONDS, "nothing is kept", interval=_LOOK_SECONDS)
+        except AssertionError:
+            # What a killed nats-server brought back after its deletion, the monitor does not know;
+            # the cell in which it came back has told of it.
+            await self.rig.purge_stores()
 
     async def submit(self, *kinds: str, size: int = 2_000) -> Letter:
         """Send a letter until it is accepted, as a program would; each try is a submission."""
@@ -206,6 +212,24 @@ class Trip:
     async def resend_failed(self) -> None:
         """Ask for a resend of everything that failed."""
         await self.do("POST", "/admin/retry-failed")
+
+    async def ask_again_if_killed(self, ending: Awaitable[object]) -> None:
+        """Wait for what a resend comes to; ask once more when something died meanwhile.
+
+        A request that the monitor has not carried out yet dies with it: the failed mail stays where
+        it is, and who asked asks again.
+        """
+        was_killed = self.rig.arming.killed_at(self.cell) is not None
+        waiting = asyncio.ensure_future(ending)
+        try:
+            while not (await asyncio.wait({waiting}, timeout=_LOOK_SECONDS))[0]:
+                if not was_killed and self.rig.arming.killed_at(self.cell) is not None:
+                    was_killed = True
+                    await self.rig.wait_restarted()
+                    await self.resend_failed()
+            await waiting
+        finally:
+            waiting.cancel()
 
     async def release_all(self, request: str) -> None:
         """Release everything captured to the upstream, which the relay does not know."""
@@ -336,10 +360,12 @@ class Trip:
         with contextlib.suppress(AssertionError):
             limit = PROMPTED_SECONDS if killed_at is None else 3.0
             await wait_until(are_gone, limit, "the bodies are deleted", interval=0.1)
-        if killed_at is not None and not await are_gone():
+            return []
+        if killed_at is not None:
             await self.rig.wait_restarted()
             await self.rig.sweep()
-            await are_gone()
+            with contextlib.suppress(AssertionError):
+                await wait_until(are_gone, 5.0, "the bodies are swept", interval=0.1)
         if _names_body(state):
             return []
         return [f"{count} in {name}" for name, count in state.bodies.items()]
