@@ -21,6 +21,7 @@ from tests.chaos.table import render
 SEED = int(os.environ.get("MAILRELAY_CHAOS_SEED", "20261125"))
 SECONDS = float(os.environ.get("MAILRELAY_CHAOS_SECONDS", "0"))
 RATE = 30.0
+MIN_MESSAGES = 100  # of the 1,000 and more that a minute and a half is meant to bring
 
 
 @pytest.mark.chaos
@@ -36,4 +37,4 @@ async def test_no_accepted_mail_is_lost_and_each_duplicate_is_explained(tmp_path
         if disk.is_possible():
             assert (Kind.DISK_FULL, ()) in happened
     # A relay through which little mail goes while it is hurt proves little.
-    assert report.judgement.excused.total() > 0
+    assert report.judgement.verdict.accepted_messages >= MIN_MESSAGES
