@@ -25,7 +25,7 @@ from mailrelay_monitor.bodies import UNSPOKEN_AGE_SECONDS, BodyCleaner, BodyMetr
 from tests.support.relay import RelayClient
 
 _LOOK_SECONDS = 1.0
-_BODIES_SECONDS = 20.0  # the monitor asks for the last time 12.6 s after a final event
+_BODIES_SECONDS = 20.0  # most questions of the monitor are answered by then
 _HEALTH_SECONDS = 15.0
 
 

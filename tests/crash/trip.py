@@ -27,7 +27,7 @@ SENDER = "crash@sender.test"
 PATIENCE_SECONDS = 60.0  # of a client that sends again
 FINISH_SECONDS = 60.0
 EMPTY_SECONDS = 15.0
-# What a killed monitor does not remember to ask is the sweep's; else prompts last for 12.6 s.
+# What a killed monitor does not remember to ask is the sweep's; else prompts last for 102 s.
 PROMPTED_SECONDS = 14.0
 _LOOK_SECONDS = 0.1
 _FILLER = b"Each line of this letter is like the next, and none of them must be lost.\r\n"

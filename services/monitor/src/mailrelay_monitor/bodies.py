@@ -21,8 +21,9 @@ from mailrelay.queue.errors import QueueError, QueueRefusedError
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
 
-# 12.6 s in all. Content still in use then waits for another event of its submission, or the sweep.
-ASK_DELAYS_SECONDS = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
+# 102 s in all: an ack may be late by a restart of the sender or an election in a cluster. Content
+# still in use then waits for another event of its submission, or the sweep.
+ASK_DELAYS_SECONDS = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2)
 MAX_WAITING = 10_000  # some 2 MB; what finds no room is the sweep's
 _FIRST_SWEEP_SECONDS = 10.0
 _SWEEP_SECONDS = 600.0
