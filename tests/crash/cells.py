@@ -193,8 +193,8 @@ def _evidence(trip: Trip) -> Iterable[str]:
     """What a person needs who looks into a bad cell."""
     yield f"rig {trip.rig.folder}"
     for entry in trip.ledger.entries:
-        told = f"{entry.outcome} {entry.code}"
-        yield f"promised {entry.ledger_id}: {told}, {len(entry.recipients)} to send"
+        answer = f"{entry.outcome} {entry.code}"
+        yield f"promised {entry.ledger_id}: {answer}, {len(entry.recipients)} to send"
     for delivery in trip.rig.upstream.received:
         yield f"taken {delivery.ledger_id} {delivery.time:.3f}: {', '.join(delivery.rcpt_tos)}"
     yield f"killed at {trip.rig.arming.killed_at(trip.cell)}"
