@@ -8,7 +8,7 @@ from typing import Any
 
 from mailrelay.mail.job import CaptureRecord, FailedRecord
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.wire import decode_capture, decode_failed
+from mailrelay.queue.wire import RecordError, decode_capture, decode_failed
 
 # What is not empty in the end: the stores, which are looked at record by record; events and
 # counters, which go by age; how far a submission's jobs came, which goes after a day.
@@ -23,6 +23,7 @@ class QueueState:
     claims: dict[str, int] = field(default_factory=dict)  # by consumer
     failed: tuple[FailedRecord, ...] = ()  # no tombstones
     captured: tuple[CaptureRecord, ...] = ()
+    set_aside: int = 0  # records in the failed store that nobody can read
 
     @property
     def bodies(self) -> dict[str, int]:
@@ -46,15 +47,20 @@ async def read_state(admin: QueueConnection) -> QueueState:
     for stream in filled:
         if stream.removeprefix(f"{names.prefix}-") not in _KEPT:
             records |= await _subjects(admin, stream)
-    failed: tuple[FailedRecord, ...] = ()
+    failed: list[FailedRecord] = []
     captured: tuple[CaptureRecord, ...] = ()
+    set_aside = 0
     if names.failed_stream in filled:
-        payloads = await _payloads(admin, names.failed_stream)
-        failed = tuple(decode_failed(each) for each in payloads if each)
+        for payload in filter(None, await _payloads(admin, names.failed_stream)):
+            try:
+                failed.append(decode_failed(payload))
+            except RecordError:
+                set_aside += 1
     if names.capture_stream in filled:
         payloads = await _payloads(admin, names.capture_stream)
         captured = tuple(decode_capture(each) for each in payloads)
-    return QueueState(records, {} if records else await _claims(admin), failed, captured)
+    claims = {} if records else await _claims(admin)
+    return QueueState(records, claims, tuple(failed), captured, set_aside)
 
 
 async def _filled(admin: QueueConnection) -> list[str]:

@@ -97,6 +97,7 @@ class Trip:
         self._numbers = itertools.count(1)
         self.began_at = time.time()
         self.copies = 0 if rig.name == "capture" else 1  # that the upstream is to take
+        self.set_aside = 0  # unreadable records that must be kept
         self.deleted: set[str] = set()  # whose failed or captured record was deleted by hand
         self._queue_ids: dict[str, str] = {}  # of accepted letters
 
@@ -108,7 +109,8 @@ class Trip:
 
         async def is_empty() -> bool:
             state = await self._state()
-            return not (state.failed or state.captured or self.rig.failed_files())
+            kept = state.failed or state.captured or state.set_aside or self.rig.failed_files()
+            return not kept
 
         try:
             await wait_until(is_empty, EMPTY_SECONDS, "nothing is kept", interval=_LOOK_SECONDS)
@@ -340,6 +342,8 @@ class Trip:
         may_fail = set() if captures else {each for each in possible if not is_to_be_sent(each)}
         findings.strange += [f"captured: {each}" for each in captured - possible]
         findings.strange += [f"failed: {each}" for each in failed - may_fail]
+        if state.set_aside != self.set_aside:
+            findings.lost.append(f"{state.set_aside} records set aside, not {self.set_aside}")
         findings.left += [f"{count} in {name}" for name, count in state.jobs.items()]
         findings.left += [f"{count} claimed by {name}" for name, count in state.claims.items()]
         files = {f"{each.job.submission}-{each.recipient.number}.json" for each in state.failed}

@@ -127,6 +127,15 @@ async def _group(trip: Trip) -> None:
     await _store(trip, Role.INGRESS, record)
 
 
+async def _unreadable(trip: Trip) -> None:
+    """A record that was written by hand and that nobody can read is kept, and other mail goes."""
+    names = Names("mailrelay")
+    record = Record(names.in_subject(None), b"\x01not a record", f"unreadable-{trip.cell}")
+    await _store(trip, Role.INGRESS, record)
+    trip.set_aside = 1
+    await trip.submit("ok")
+
+
 async def _captured(trip: Trip) -> None:
     await trip.submit("ok", "ok", "ok")
 
@@ -212,6 +221,7 @@ WALKS = (
     Walk("100 KB, half deferred", "forward", _large_rest, single_job=True),
     Walk("100 KB, failed, resent", "forward", _large_failed),
     Walk("group of 32", "forward", _group),
+    Walk("unreadable record", "forward", _unreadable),
     Walk("captured", "capture", _captured),
     Walk("captured, released twice", "capture", _released),
     Walk("captured, deleted", "capture", _captured_deleted),

@@ -1,14 +1,16 @@
 """One line per event, as JSON or readable; no content and no credential ever goes in.
 
 A line's `event` is `<what>.<happened>`; whatever concerns a message carries its queue id as `id`,
-so that one grep tells the message's story.
+so that one grep tells the message's story. A line that cannot be written is dropped: who reads the
+lines may be gone, and no mail is refused for that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from typing import Any
+from typing import IO, Any, BinaryIO, TextIO, cast
 
 import msgspec
 import structlog
@@ -25,10 +27,10 @@ def configure_logging(service: str, fmt: str = "json", level: int = logging.INFO
     factory: Any
     if fmt == "json":
         renderer = structlog.processors.JSONRenderer(serializer=_to_json)
-        factory = structlog.BytesLoggerFactory(sys.stdout.buffer)
+        factory = structlog.BytesLoggerFactory(cast("BinaryIO", _Dropping(sys.stdout.buffer)))
     else:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), timestamp_key="time")
-        factory = structlog.WriteLoggerFactory(sys.stdout)
+        factory = structlog.WriteLoggerFactory(cast("TextIO", _Dropping(sys.stdout)))
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -52,6 +54,21 @@ def _to_json(line: dict[str, Any], **_: object) -> bytes:
 
 
 _FIRST = ("time", "level", "service", "event", "id")
+
+
+class _Dropping:
+    """A file that drops what it cannot write: a broken pipe must not break what is told of."""
+
+    def __init__(self, file: IO[Any]) -> None:
+        self._file = file
+
+    def write(self, text: Any) -> None:  # noqa: ANN401 — text or octets, as the file takes it
+        with contextlib.suppress(OSError):
+            self._file.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.flush()
 
 
 class _Forward(logging.Handler):
