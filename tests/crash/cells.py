@@ -193,8 +193,8 @@ def _evidence(trip: Trip) -> Iterable[str]:
     """What a person needs who looks into a bad cell."""
     yield f"rig {trip.rig.folder}"
     for entry in trip.ledger.entries:
-        answer = f"{entry.outcome} {entry.code}"
-        yield f"promised {entry.ledger_id}: {answer}, {len(entry.recipients)} to send"
+        told = f"{entry.outcome} {entry.code or ''}"
+        yield f"promised {entry.ledger_id}: {told}, {len(entry.recipients)} to be sent"
     for delivery in trip.rig.upstream.received:
         yield f"taken {delivery.ledger_id} {delivery.time:.3f}: {', '.join(delivery.rcpt_tos)}"
     yield f"killed at {trip.rig.arming.killed_at(trip.cell)}"
@@ -203,12 +203,12 @@ def _evidence(trip: Trip) -> Iterable[str]:
     addresses = [each for written in trip.letters.values() for each in written.recipients]
     marks = (*addresses, "process.", "settle.repeats", "fault", "error")
     since = datetime.fromtimestamp(trip.began_at, UTC).isoformat()
-    told = [
+    lines = [
         line
         for line in trip.rig.relay.log_text.splitlines()
         if any(mark in line for mark in marks) and json.loads(line).get("time", "") >= since
     ]
-    yield from (line[:_SHOWN_CHARACTERS] for line in told[-_SHOWN_LINES:])
+    yield from (line[:_SHOWN_CHARACTERS] for line in lines[-_SHOWN_LINES:])
 
 
 def points_of(result: Result) -> list[Point]:
