@@ -86,7 +86,7 @@ def _addresses(listener: Listener) -> list[tuple[socket.AddressFamily, str]]:
         return [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
     with contextlib.suppress(ValueError):
         literal = ipaddress.ip_address(listener.host)
-        family = socket.AF_INET if literal.version == 4 else socket.AF_INET6  # noqa: PLR2004
+        family = socket.AF_INET if literal.version == 4 else socket.AF_INET6  # noqa: PLR2004 — an IP version
         return [(family, listener.host)]
     try:
         found = socket.getaddrinfo(listener.host, None, type=socket.SOCK_STREAM)

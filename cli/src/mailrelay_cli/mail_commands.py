@@ -62,7 +62,7 @@ def list_failed(  # noqa: PLR0913, PLR0917 — options
     since: Since = None,
     until: Until = None,
     limit: Limit = 50,
-    json_output: AsJson = False,  # noqa: FBT002
+    json_output: AsJson = False,  # noqa: FBT002 — a flag
     data_dir: DataDir = Path("data"),
 ) -> None:
     """List failed recipients, those that failed longest ago first."""
@@ -93,7 +93,7 @@ def resend_failed(  # noqa: PLR0913, PLR0917 — options
     code: Code = None,
     since: Since = None,
     until: Until = None,
-    everything: All = False,  # noqa: FBT002
+    everything: All = False,  # noqa: FBT002 — a flag
     data_dir: DataDir = Path("data"),
 ) -> None:
     """Have failed mail sent once more."""
@@ -126,7 +126,7 @@ def delete_failed(  # noqa: PLR0913, PLR0917 — options
     code: Code = None,
     since: Since = None,
     until: Until = None,
-    everything: All = False,  # noqa: FBT002
+    everything: All = False,  # noqa: FBT002 — a flag
     data_dir: DataDir = Path("data"),
 ) -> None:
     """Delete failed mail; it cannot be had back."""
@@ -141,7 +141,7 @@ def delete_failed(  # noqa: PLR0913, PLR0917 — options
 @_command
 def list_captured(
     limit: Annotated[int, typer.Option(min=1, max=200, help="How many lines at most.")] = 50,
-    json_output: AsJson = False,  # noqa: FBT002
+    json_output: AsJson = False,  # noqa: FBT002 — a flag
     data_dir: DataDir = Path("data"),
 ) -> None:
     """List captured mail, the oldest first."""
@@ -167,7 +167,7 @@ def show_captured(queue_id: QueueId, data_dir: DataDir = Path("data")) -> None:
 @_command
 def release_captured(
     ids: QueueIds = None,
-    everything: All = False,  # noqa: FBT002
+    everything: All = False,  # noqa: FBT002 — a flag
     next_hop: Annotated[
         str | None, typer.Option(help="host:port; without it the configured upstream.")
     ] = None,
@@ -187,7 +187,7 @@ def release_captured(
 @_command
 def delete_captured(
     ids: QueueIds = None,
-    everything: All = False,  # noqa: FBT002
+    everything: All = False,  # noqa: FBT002 — a flag
     data_dir: DataDir = Path("data"),
 ) -> None:
     """Delete captured mail; it cannot be had back."""
@@ -220,7 +220,7 @@ def _filter(
     return {key: value for key, value in asked.items() if value is not None}
 
 
-def _say_which(everything: bool, some: bool) -> None:  # noqa: FBT001
+def _say_which(everything: bool, some: bool) -> None:  # noqa: FBT001 — a plain yes or no
     if everything == some:
         raise BadInputError("say which: --all, or something that chooses (see --help)")
 
@@ -242,5 +242,5 @@ def _failed_line(row: dict[str, Any]) -> str:
 def _captured_line(row: dict[str, Any]) -> str:
     if row.get("unreadable"):
         return f"{row['id']}  cannot be read by this version"
-    to = ", ".join(row["recipients"][:3]) + (", …" if len(row["recipients"]) > 3 else "")  # noqa: PLR2004
+    to = ", ".join(row["recipients"][:3]) + (", …" if len(row["recipients"]) > 3 else "")  # noqa: PLR2004 — as many as fit a line
     return f"{row['id']}  {row['capturedAt']}  {row['sizeBytes']} octets  <{row['sender']}> -> {to}"

@@ -72,7 +72,7 @@ class MonitorClient:
             headers={"Content-Type": "application/json"} if body is not None else {},
         )
         try:
-            return urllib.request.urlopen(request, timeout=_SECONDS)  # noqa: S310
+            return urllib.request.urlopen(request, timeout=_SECONDS)  # noqa: S310 — an address of our own making
         except urllib.error.HTTPError as error:
             with error:
                 reason = _reason(error.read())

@@ -387,7 +387,7 @@ class _Relay:
         )
 
     # What is told.
-    def _take_lines(self, name: str, lines: bytes, is_error: bool) -> None:  # noqa: FBT001
+    def _take_lines(self, name: str, lines: bytes, is_error: bool) -> None:  # noqa: FBT001 — a plain yes or no
         if not is_error:
             self._log_file.write_lines(lines)
             return

@@ -38,7 +38,7 @@ class _Smtp(smtplib.SMTP):
         super().__init__(local_hostname=ehlo_name, timeout=STEP_SECONDS)
         self._connected = connected
 
-    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:  # noqa: ARG002
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:  # noqa: ARG002 — the base's signature
         return self._connected
 
 

@@ -208,7 +208,7 @@ class QueueConnection:
         """
         self.generation += 1
         self._client._pending.clear()  # noqa: SLF001 — it offers no way to say so
-        self._client._pending_data_size = 0  # noqa: SLF001
+        self._client._pending_data_size = 0  # noqa: SLF001 — see the line above
         for answer in list(self._asked.values()):
             _fail(answer, "the connection to the queue broke")
         if not self._is_closing:

@@ -283,7 +283,7 @@ def _compose(
     described: dict[str, Any],
     raw: Path | None,
     new: Path,
-    is_text: bool,  # noqa: FBT001
+    is_text: bool,  # noqa: FBT001 — a plain yes or no
 ) -> None:
     """Write the file: what is described, then the content, a piece at a time."""
     with _open_private(new) as out:
@@ -303,14 +303,14 @@ def _compose(
 def _write_text(message: IO[bytes], out: IO[bytes]) -> None:
     out.write(b'  "content": "')
     decoder = codecs.getincrementaldecoder("utf-8")()
-    pieces: Callable[[], bytes] = lambda: message.read(_PIECE_BYTES)  # noqa: E731
+    pieces: Callable[[], bytes] = lambda: message.read(_PIECE_BYTES)  # noqa: E731 — one of two of a shape
     for piece in iter(pieces, b""):
         out.write(json.dumps(decoder.decode(piece), ensure_ascii=False)[1:-1].encode())
 
 
 def _write_base64(message: IO[bytes], out: IO[bytes]) -> None:
     out.write(b'  "contentBase64": "')
-    pieces: Callable[[], bytes] = lambda: message.read(_PIECE_BYTES)  # noqa: E731
+    pieces: Callable[[], bytes] = lambda: message.read(_PIECE_BYTES)  # noqa: E731 — one of two of a shape
     for piece in iter(pieces, b""):
         out.write(base64.b64encode(piece))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from dataclasses import dataclass
+from typing import Any
 
 KEEP_SECONDS = 7 * 24 * 3600.0
 SCHEMA = """
@@ -77,7 +78,7 @@ def next_open(database: sqlite3.Connection) -> ReleaseRequest | None:
 def newest(database: sqlite3.Connection, limit: int) -> list[ReleaseRequest]:
     """Return the newest requests."""
     rows = database.execute(
-        f"SELECT {_COLUMNS} FROM release ORDER BY asked_at DESC, id LIMIT ?",  # noqa: S608
+        f"SELECT {_COLUMNS} FROM release ORDER BY asked_at DESC, id LIMIT ?",  # noqa: S608 — only our own constants are put in
         (limit,),
     )
     return [_request(row) for row in rows.fetchall()]
@@ -98,17 +99,17 @@ def _one(
     return _request(row) if row else None
 
 
-def _request(row: tuple[object, ...]) -> ReleaseRequest:
+def _request(row: tuple[Any, ...]) -> ReleaseRequest:
     number, asked_at, next_hop, ids, up_to, asked, position, queued, unreadable, finished = row
     return ReleaseRequest(
         str(number),
-        float(asked_at),  # type: ignore[arg-type]
+        float(asked_at),
         str(next_hop),
         tuple(json.loads(str(ids))),
-        int(up_to),  # type: ignore[call-overload]
-        int(asked),  # type: ignore[call-overload]
-        int(position),  # type: ignore[call-overload]
-        int(queued),  # type: ignore[call-overload]
-        int(unreadable),  # type: ignore[call-overload]
+        int(up_to),
+        int(asked),
+        int(position),
+        int(queued),
+        int(unreadable),
         bool(finished),
     )

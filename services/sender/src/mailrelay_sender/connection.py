@@ -178,7 +178,7 @@ class HopConnection:
                 for start in range(0, len(view), _WRITE_BYTES):
                     writable.write(view[start : start + _WRITE_BYTES])
                     # No StreamWriter: it closes the connection when it is thrown away.
-                    await protocol._drain_helper()  # noqa: SLF001
+                    await protocol._drain_helper()  # noqa: SLF001 — aiosmtplib has no other way to wait for room
         except (ConnectionError, OSError) as error:
             raise LostError(connection_lost(self._next_hop, _why(error))) from error
         async with self._verdicts.one():

@@ -73,7 +73,7 @@ class AuthConnection(TlsConnection):
         _session: Session,
         _envelope: Envelope,
         _mechanism: str,
-        login: Any,  # noqa: ANN401
+        login: Any,  # noqa: ANN401 — aiosmtpd's signature
     ) -> AuthResult:
         assert isinstance(login, LoginPassword)  # noqa: S101 — PLAIN and LOGIN give this
         self._login = login

@@ -57,7 +57,7 @@ class Connection(SMTP):
     line_length_limit = MAX_COMMAND_OCTETS  # the reader's; content is read by `receive`
     command_size_limit = MAX_COMMAND_OCTETS
     # Shared by all sessions, as in the base, which looks into it for each command.
-    command_size_limits = collections.defaultdict(lambda: MAX_COMMAND_OCTETS)  # noqa: RUF012
+    command_size_limits = collections.defaultdict(lambda: MAX_COMMAND_OCTETS)  # noqa: RUF012 — shared on purpose, see above
 
     def __init__(self, parts: ListenerParts, sessions: Sessions) -> None:
         certificate = parts.certificate

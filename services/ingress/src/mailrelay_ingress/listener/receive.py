@@ -61,5 +61,5 @@ async def take_content(
 def _put_back(reader: asyncio.StreamReader, octets: bytes) -> None:
     """Return pipelined commands to the reader; aiosmtpd reads its commands from there."""
     if octets:
-        buffer: bytearray = reader._buffer  # type: ignore[attr-defined]  # noqa: SLF001
+        buffer: bytearray = reader._buffer  # type: ignore[attr-defined]  # noqa: SLF001 — aiosmtpd reads its commands from there
         buffer[:0] = octets

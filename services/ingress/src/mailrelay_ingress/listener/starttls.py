@@ -31,7 +31,7 @@ class TlsConnection(Connection):
         plain = cast("asyncio.Transport", self.transport)
         await self.push("220 2.0.0 Ready to start TLS")
         # What was sent in the clear behind STARTTLS must not count as sent under TLS.
-        self._reader._buffer.clear()  # type: ignore[attr-defined]  # noqa: SLF001
+        self._reader._buffer.clear()  # type: ignore[attr-defined]  # noqa: SLF001 — TLS under a stream that stands
         try:
             secure = await self.loop.start_tls(
                 plain,
@@ -46,8 +46,8 @@ class TlsConnection(Connection):
             raise ConnectionResetError from error
         assert secure is not None  # noqa: S101 — None only for a closed transport
         self.transport = secure
-        self._reader._transport = secure  # type: ignore[attr-defined]  # noqa: SLF001
-        self._writer._transport = secure  # type: ignore[attr-defined]  # noqa: SLF001
+        self._reader._transport = secure  # type: ignore[attr-defined]  # noqa: SLF001 — TLS under a stream that stands
+        self._writer._transport = secure  # type: ignore[attr-defined]  # noqa: SLF001 — TLS under a stream that stands
         self._set_rset_state()
         session = self._create_session()  # RFC 3207 section 4.2: all that was said is forgotten
         session.peer = self.session.peer if self.session else None
