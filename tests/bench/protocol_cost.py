@@ -217,7 +217,7 @@ async def watch_waiting(folder: Path, waiting: int) -> str:
 async def percent_used(relay: Relay) -> dict[str, float]:
     """Watch for a while what each process uses of a core."""
     before = cpu_seconds(relay)
-    await asyncio.sleep(WATCHED_SECONDS)
+    await asyncio.sleep(WATCHED_SECONDS)  # the time that is measured
     after = cpu_seconds(relay)
     return {name: 100 * (after[name] - before[name]) / WATCHED_SECONDS for name in PROCESSES}
 

@@ -145,7 +145,7 @@ async def _fail(relay: ClusterRelay, failure: str) -> None:
         node.signal(signal.SIGSTOP)
         await asyncio.sleep(_STANDS_SECONDS)  # how long it lasts
         node.signal(signal.SIGCONT)
-        await asyncio.sleep(LASTS_SECONDS - _STANDS_SECONDS)
+        await asyncio.sleep(LASTS_SECONDS - _STANDS_SECONDS)  # the time that is measured
         return
     await _down([node], LASTS_SECONDS, in_order=what == "SIGTERM")
 

@@ -44,7 +44,7 @@ class _Keeper:
                 self._failed_starts = self._failed_starts + 1 if quick else 0
                 assert self._failed_starts < _MOST_FAILED_STARTS, self.relay.console()[-4000:]
                 if code != 0:
-                    await asyncio.sleep(_PAUSE_SECONDS)
+                    await asyncio.sleep(_PAUSE_SECONDS)  # as whoever starts a service again
             await self.relay.start(wait_ready=False)
 
 

@@ -346,9 +346,11 @@ async def test_exit_code_2_of_a_program_that_means_nothing_by_it_is_a_death_befo
 
 
 async def test_each_start_waits_for_what_it_needs() -> None:
+    asked = asyncio.Event()
     room = asyncio.Event()
 
     async def wait_room() -> None:
+        asked.set()
         await room.wait()
         room.clear()
 
@@ -357,7 +359,7 @@ async def test_each_start_waits_for_what_it_needs() -> None:
         bench.run([replace(stand_in("one", READY + LIVE), before_start=wait_room)])
     )
     try:
-        await asyncio.sleep(0.1)
+        await asyncio.wait_for(asked.wait(), 5)
         assert bench.supervisor.pids == {}
         for starts in (1, 2):
             room.set()

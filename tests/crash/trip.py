@@ -306,7 +306,7 @@ class Trip:
             late = time.monotonic() >= ends_at
             if late or not (findings.lost or findings.left):
                 break
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_LOOK_SECONDS)  # between two looks
         if not late:
             findings.left += await self._clean_bodies()
             findings.left += await self._uncounted()

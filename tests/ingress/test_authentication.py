@@ -165,7 +165,7 @@ async def test_the_event_loop_goes_on_while_hashes_are_computed(checks: Authenti
         nonlocal ticks
         while True:
             ticks += 1
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # a tick: how often it comes is what is looked at
 
     ticking = asyncio.create_task(tick())
     await asyncio.gather(*(checks.check(f"192.0.2.{n}", b"grace", b"%d" % n) for n in range(8)))

@@ -152,7 +152,7 @@ async def test_a_token_taken_for_somebody_who_went_away_is_not_lost(books: Books
     name = new_name()
     account = book.account(name, 10)
     waiting = [asyncio.create_task(book.take(account)) for _ in range(10)]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # let them begin
     await wait_until(lambda: any(each.done() for each in waiting), 2, "the first is served", 0)
     for each in waiting:
         each.cancel()
@@ -219,7 +219,7 @@ async def test_several_books_never_grant_more_than_the_limit_and_lose_no_token(
             account = book.account(name, limit)
             taking = asyncio.create_task(book.take(account))
             if rng.random() < 0.2:
-                await asyncio.sleep(rng.random() * 0.01)
+                await asyncio.sleep(rng.random() * 0.01)  # clients take their time
                 taking.cancel()
             try:
                 is_granted = await taking
@@ -230,7 +230,7 @@ async def test_several_books_never_grant_more_than_the_limit_and_lose_no_token(
             held[0] += 1
             assert held[0] <= limit
             if rng.random() < 0.5:
-                await asyncio.sleep(rng.random() * 0.01)
+                await asyncio.sleep(rng.random() * 0.01)  # clients take their time
                 book.put_back(account)
                 held[0] -= 1
 

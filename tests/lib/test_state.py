@@ -70,7 +70,7 @@ async def test_who_listens_later_hears_it_too(
 ) -> None:
     monkeypatch.setattr(state_module, "REPEAT_SECONDS", 0.1)
     teller.tell(Kind.UPSTREAM, "no route")
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it is told before anybody listens
     listener = StateListener(monitor, clock)
     await listener.start()
     await wait_until(lambda: bool(told(listener)), 5, "heard")

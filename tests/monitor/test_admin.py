@@ -459,7 +459,7 @@ async def test_fifty_megabytes_are_filed_in_bounded_memory(start: Start, connect
     filing = asyncio.create_task(admin.parts.files.turn())
     while not filing.done():
         peak = max(peak, psutil.Process().memory_info().rss)
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.002)  # a sampling interval
     await filing
     assert (peak - before) / 1024**2 < 25
     found = json.loads(admin.file(record).read_bytes())

@@ -317,7 +317,7 @@ class SlowSettler(Settler):
         """Keep a record that cannot be read."""
         SlowSettler.at_once += 1
         SlowSettler.most_at_once = max(SlowSettler.most_at_once, SlowSettler.at_once)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the slow disk
         await super().set_aside(claim, error)
         SlowSettler.at_once -= 1
 

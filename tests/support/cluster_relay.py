@@ -146,7 +146,7 @@ class ClusterRelay(RelayClient):
             self._processes[name] = process
             if await process.wait() > 0:
                 self.exit_codes.append(process.returncode or 0)
-            await asyncio.sleep(RESTART_SECONDS)
+            await asyncio.sleep(RESTART_SECONDS)  # as the supervisor does
 
     def _environ(self, name: str) -> dict[str, str]:
         return {
