@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mailrelay.queue.bodies import CHUNK_BYTES
+from mailrelay_sender.work import MAX_SETTLING
 from tests.support.relay import Relay, forwarding_to, running_relay
 from tests.support.replies import Reply
 from tests.support.scripts import per_recipient
@@ -20,6 +21,7 @@ from tests.support.wait import wait_until
 
 MB = 1024 * 1024
 LATER = Reply(450, "4.2.0 later")
+WORKERS = 5
 LINE = b"y" * 70 + b"\r\n"
 # The least that leaves each stream a few megabytes: lanes 12, new mail 9.6, bodies 10.5.
 SMALL_STORE = {"queue": {"storeBytes": 48 * MB, "ackWaitSeconds": 4}, "queueSize": 100_000}
@@ -53,13 +55,15 @@ async def test_before_the_lanes_are_full_new_mail_waits_and_what_was_sent_in_par
     script = per_recipient({"late@example.com": LATER})
     async with (
         ScriptedUpstream(script) as upstream,
-        running_relay(tmp_path, **SMALL_STORE, **forwarding_to(upstream.port)) as relay,
+        running_relay(
+            tmp_path, workerCount=WORKERS, **SMALL_STORE, **forwarding_to(upstream.port)
+        ) as relay,
     ):
         taken = await fill(relay, ["ok@example.com", "late@example.com"], 58_000, most=2000)
         await wait_until(
             lambda: bool(relay.log_lines("lanes.nearly_full")), 20, "new mail is left alone"
         )
-        # Only late@ is under way now; nothing that was sent is held in memory alone.
+        # Nothing that was sent is held in memory alone, but for what is just being settled.
         relay.kill("sender", signal.SIGKILL)
         upstream.script = per_recipient({})
         await relay.wait_health(120, queued_emails=0, total_emails_processed=taken)
@@ -68,7 +72,9 @@ async def test_before_the_lanes_are_full_new_mail_waits_and_what_was_sent_in_par
         )
         assert not [x for x in relay.log_lines("settle.repeats") if "maximum" in x["error"]]
         copies = Counter(to for message in upstream.received for to in message.rcpt_tos)
-        assert copies == {"ok@example.com": taken, "late@example.com": taken}
+        open_at_the_kill = WORKERS + MAX_SETTLING  # a kill repeats these at most
+        assert set(copies) == {"ok@example.com", "late@example.com"}
+        assert all(taken <= count <= taken + open_at_the_kill for count in copies.values()), copies
 
 
 @pytest.mark.timeout(180)
