@@ -45,8 +45,8 @@ crash: nats-server ## Kill a process after each step of each walk through the qu
 	$(BIN)/pytest tests -m crash -s $(ARGS)
 
 .PHONY: bench
-bench: nats-server ## Measure what rate limits cost ingress
-	$(BIN)/python -m tests.bench.rate_limits $(ARGS)
+bench: nats-server ## List the benchmarks; ARGS=NAME runs one
+	$(BIN)/python -m tests.bench $(ARGS)
 
 .PHONY: model
 model: $(STAMP) ## Explore the model of the queue's protocol

@@ -1,4 +1,4 @@
-"""What the queue's protocol costs a message: `python -m tests.bench.protocol_cost`.
+"""What the queue's protocol costs a message: `make bench ARGS=protocol`.
 
 Runs a relay and an upstream, sends messages of 5 KB to one recipient each, and prints for a
 delivery, a deferral that is delivered at the second attempt, and a failure: records stored in each
@@ -267,19 +267,15 @@ async def run(options: argparse.Namespace, folder: Path) -> None:
         sys.stdout.write(f"{await watch_waiting(folder / 'waiting', options.waiting)}\n")
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Run from the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="tests.bench.protocol_cost")
+    parser = argparse.ArgumentParser(prog="make bench ARGS=protocol")
     parser.add_argument("--waiting", type=int, default=0, help="deferred messages to watch")
     parser.add_argument("--only-waiting", action="store_true", help="nothing but --waiting")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if not options.only_waiting and shutil.which("strace") is None:
         sys.stderr.write("strace is needed to count fsyncs\n")
         return 2
     with tempfile.TemporaryDirectory(prefix="mailrelay-cost-") as folder:
         asyncio.run(run(options, Path(folder)))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

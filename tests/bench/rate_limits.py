@@ -1,4 +1,4 @@
-"""What rate limits cost ingress: `python -m tests.bench.rate_limits`.
+"""What rate limits cost ingress: `make bench ARGS=limits`.
 
 One ingress and one nats-server that syncs every write take messages of 5 KB over 50 kept
 connections: without limits, with limits that nobody reaches and 50 senders, and with another sender
@@ -82,12 +82,12 @@ def run_once(kind: str, server: NatsServer, folder: Path, messages: int) -> Run:
         return Run(per_second, cpu[0], cpu[1], leased)
 
 
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(prog="tests.bench.rate_limits")
+def main(arguments: list[str]) -> int:
+    """Run from the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="make bench ARGS=limits")
     parser.add_argument("--messages", type=int, default=6000, help="in each run")
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     runs: dict[str, list[Run]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         server = NatsServer(find_nats_server(print), Path(folder) / "nats")
@@ -116,11 +116,8 @@ def main() -> None:
         sys.stdout.write(
             f"median {kind:24}{run.per_second:7.0f}/s, {slower:.1%} slower; CPU {cpu:+.1%}\n"
         )
+    return 0
 
 
 def _figures(run: Run) -> tuple[float, float, float, float]:
     return run.per_second, run.ingress_ms, run.nats_ms, run.tokens_leased
-
-
-if __name__ == "__main__":
-    main()

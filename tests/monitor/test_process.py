@@ -19,6 +19,7 @@ from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
 from mailrelay.queue.wire import encode_events
 from tests.monitor.conftest import Connect
+from tests.monitor.monitor_process import MonitorProcess
 from tests.monitor.nats import NatsServer
 from tests.monitor.story import BOUNCED, DEFERRED, SENT, accepted, attempted, queue_id, summary
 from tests.support.wait import wait_until
@@ -26,61 +27,13 @@ from tests.support.wait import wait_until
 Background = Callable[[Awaitable[object]], "asyncio.Future[object]"]
 
 
-class Process:
-    """`python -m mailrelay_monitor`, on one listening socket for all of its lives."""
-
-    def __init__(self, server: NatsServer, folder: Path) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.folder = folder
-        self._server = server
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def running(self) -> subprocess.Popen[bytes]:
-        assert self._process is not None
-        return self._process
-
-    def start(self, **environ: str) -> None:
-        ready, write = os.pipe()
-        with (self.folder / "monitor.log").open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "mailrelay_monitor"],
-                env=os.environ
-                | {
-                    "MAILRELAY_NATS_URL": self._server.url,
-                    "MAILRELAY_NATS_SEED_FILE": str(self._server.seed_file(Role.MONITOR)),
-                    "MAILRELAY_DATA_DIR": str(self.folder / "data"),
-                    "MAILRELAY_LISTEN_FDS": str(self.listener.fileno()),
-                    "MAILRELAY_READY_FD": str(write),
-                }
-                | environ,
-                pass_fds=(self.listener.fileno(), write),
-                stdout=output,
-                stderr=output,
-            )
-        os.close(write)
-        self._ready = ready
-
-    async def wait_ready(self) -> None:
-        said = await asyncio.to_thread(os.read, self._ready, 100)
-        os.close(self._ready)
-        assert said == b"ready\n", (self.folder / "monitor.log").read_text()
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-
 @pytest.fixture
 async def process(
     server: NatsServer,
     connect: Connect,  # noqa: ARG001 — makes the streams
     tmp_path: Path,
-) -> AsyncIterator[Process]:
-    process = Process(server, tmp_path)
+) -> AsyncIterator[MonitorProcess]:
+    process = MonitorProcess(server, tmp_path)
     yield process
     process.kill()
     process.listener.close()
@@ -88,7 +41,7 @@ async def process(
 
 @pytest.mark.timeout(120)
 async def test_totals_are_exact_when_the_process_is_killed_again_and_again(
-    process: Process, connect: Connect, background: Background
+    process: MonitorProcess, connect: Connect, background: Background
 ) -> None:
     sender = await connect(Role.SENDER)
     publisher = Publisher(sender)
@@ -132,7 +85,7 @@ async def test_totals_are_exact_when_the_process_is_killed_again_and_again(
 
 
 async def test_sigterm_ends_it_in_order_and_keeps_the_totals_at_the_queue(
-    process: Process, connect: Connect
+    process: MonitorProcess, connect: Connect
 ) -> None:
     sender = await connect(Role.SENDER)
     about = summary(queue_id())
@@ -159,7 +112,7 @@ async def test_sigterm_ends_it_in_order_and_keeps_the_totals_at_the_queue(
 
 
 async def test_sigterm_ends_it_in_time_with_the_queue_away(
-    process: Process, server: NatsServer
+    process: MonitorProcess, server: NatsServer
 ) -> None:
     process.start()
     await process.wait_ready()
@@ -171,7 +124,7 @@ async def test_sigterm_ends_it_in_time_with_the_queue_away(
 
 
 async def test_without_health_check_there_is_no_http_and_the_collector_runs(
-    process: Process, connect: Connect
+    process: MonitorProcess, connect: Connect
 ) -> None:
     process.start(ENABLE_HEALTH_CHECK="false")
     await process.wait_ready()
@@ -186,7 +139,7 @@ async def test_without_health_check_there_is_no_http_and_the_collector_runs(
             await client.get("/healthz")
 
 
-async def test_own_port_is_on_loopback_and_a_taken_one_is_told(process: Process) -> None:
+async def test_own_port_is_on_loopback_and_a_taken_one_is_told(process: MonitorProcess) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process.start(MAILRELAY_LISTEN_FDS="", HEALTH_CHECK_PORT=str(port))
@@ -211,7 +164,9 @@ def test_configuration_that_cannot_be_used_is_told_line_by_line_with_exit_code_2
     assert [line.partition(":")[0] for line in lines] == ["QUEUE_SIZE", "HEALTH_CHECK_PORT"]
 
 
-async def test_probe_tells_metrics_and_readiness_without_the_listener(process: Process) -> None:
+async def test_probe_tells_metrics_and_readiness_without_the_listener(
+    process: MonitorProcess,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     process.start(MAILRELAY_PROBE_ADDRESS=address, ENABLE_HEALTH_CHECK="false")
