@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Protocol
 
-from tests.bench import answers, protocol_cost, rate_limits
+from tests.bench import answers, protocol_cost, rate_limits, throughput
 
 
 class Bench(Protocol):
@@ -21,6 +21,7 @@ BENCHES: dict[str, Bench] = {
     "answers": answers,
     "limits": rate_limits,
     "protocol": protocol_cost,
+    "throughput": throughput,
 }
 
 
