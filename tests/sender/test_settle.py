@@ -194,7 +194,7 @@ async def test_a_body_that_the_server_lost_is_written_anew_before_a_record_names
         names, job = made.sender.names, made.job
         rest = follow_up(job, [LATER], SCHEDULE, now=made.now, chance=0.5)
         claim = await made.claim()
-        body = await made.settler._store_body(claim, job)
+        body = await made.settler._remains._store_body(claim, job)
         generation = made.sender.generation
         await made.server.lose_data(made.log)
         await wait_until(

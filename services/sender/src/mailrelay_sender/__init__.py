@@ -11,6 +11,6 @@
    own, when the job may have killed a sender (`suspicion`).
 5. `classify` says what a reply means for a recipient. Pure.
 6. `follow_up` decides what remains of a job after an attempt. Pure.
-7. `settle` stores what remains, tells what happened, and only then acks.
+7. `settle` has what remains stored (`remains`), tells what happened (`report`), and only then acks.
 8. `work` is one slot's life: claim, attempt, have it settled; `main` puts it all together.
 """
