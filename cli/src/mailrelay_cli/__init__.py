@@ -1,7 +1,8 @@
 """The command `mailrelay`.
 
 1. `main` has the commands and their options, and turns what goes wrong into lines and exit codes.
-2. `run` composes a whole relay on one machine from the pieces below.
+2. `run` is a whole relay on one machine: `prepare` looks at what could be wrong before anything is
+   started, `children` says how each process is started.
 3. `nats_server` finds or fetches a nats-server, `nats_config` writes what it is started with,
    `nats_watch` notices when it is broken.
 4. `data_folder` is what lies where on disk, and the two locks on it.

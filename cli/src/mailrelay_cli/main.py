@@ -31,8 +31,9 @@ from mailrelay_cli.errors import BadInputError
 from mailrelay_cli.limits import LimitsOptions, show_limits
 from mailrelay_cli.mail_commands import captured_app, failed_app
 from mailrelay_cli.nats_config import MINIMUM_STORE_BYTES
+from mailrelay_cli.prepare import RunOptions
 from mailrelay_cli.queue_step import ensure_queue, queue_limits
-from mailrelay_cli.run import RunOptions, run_relay
+from mailrelay_cli.run import run_relay
 from mailrelay_cli.send import SendOptions, send
 from mailrelay_cli.upstream_check import check_upstream
 from mailrelay_cli.users import users_app
