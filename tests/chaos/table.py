@@ -45,6 +45,8 @@ def render(report: Report) -> str:
         drained,
         f"starts and stops that ended with another code than 0: {report.bad_stops or 'none'}",
     ]
+    if end.stuck:
+        tail.append("NOT DRAINED: what is called lost may be among what is stuck")
     bad = [
         *(f"LOST: {who} to {rcpt}" for who, rcpt in verdict.lost),
         *(f"ALTERED: {who}" for who, _ in verdict.altered),
