@@ -108,7 +108,7 @@ class Connection(SMTP):
         super().connection_made(transport)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Forget a client."""
+        """Forget a client. Once is enough, and twice does no harm."""
         self._listener.closed(self)
         self._end_transaction()
         super().connection_lost(error)
