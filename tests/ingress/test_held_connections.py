@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 import struct
 
 import pytest
 
+from mailrelay_ingress.listener import protocol
 from tests.ingress.ingress_process import Ingress
 from tests.ingress.test_dialogues import HOST
+from tests.ingress.test_trouble import served_here
 from tests.support.wait import wait_until
 
 
@@ -43,3 +47,25 @@ async def test_a_client_that_leaves_within_the_handshake_is_no_longer_counted(
         10,
         "nobody is connected",
     )
+
+
+async def test_a_client_that_reads_no_reply_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its replies cannot be sent, so an orderly close would never come to its end."""
+    monkeypatch.setattr(protocol, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "LAST_REPLY_SECONDS", 0.5)
+    served = await served_here()
+    try:
+        with contextlib.closing(socket.socket()) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((HOST, served.port))
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(5):
+                    while True:
+                        await loop.sock_sendall(client, b"NOOP\r\n" * 1000)
+            await wait_until(lambda: served.connections == 0, 5, "nobody is connected")
+    finally:
+        await served.stop()
