@@ -60,7 +60,7 @@ async def test_a_client_that_reads_no_reply_is_not_waited_for(
         with contextlib.closing(socket.socket()) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect((HOST, served.port))
-            client.setblocking(False)
+            client.setblocking(False)  # noqa: FBT003 — its only argument
             loop = asyncio.get_running_loop()
             with contextlib.suppress(TimeoutError, ConnectionError):
                 async with asyncio.timeout(5):
