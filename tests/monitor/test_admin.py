@@ -302,7 +302,11 @@ async def test_a_filter_that_cannot_be_meant_is_refused_and_nothing_is_resent(
     assert (await admin.client.get("/admin/retry-failed")).json() == {"requests": []}
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b"\xff"])
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"[]", b'"x"', b"\xff", b'{"sender": "\\ud800"}', b'{"\\ud800": 1}', b"[" * 200_000],
+    ids=lambda body: body[:20].decode("latin-1"),
+)
 async def test_a_body_that_is_no_object_is_refused(start: Start, body: bytes) -> None:
     admin = await start(run=False)
     assert (await admin.client.post("/admin/retry-failed", content=body)).status_code == 400
