@@ -509,6 +509,21 @@ async def test_a_monitor_that_was_away_catches_up_and_a_lost_cursor_only_rewrite
     assert shown["matching"] == 2
 
 
+@pytest.mark.parametrize(
+    ("size_bytes", "failed_at"), [(21, 1e20), (2**64 - 1, 1e9)], ids=["time", "number"]
+)
+async def test_a_record_that_no_calendar_or_database_takes_is_listed_as_unreadable(
+    start: Start, size_bytes: int, failed_at: float
+) -> None:
+    admin = await start()
+    odd = await admin.fail(job(size_bytes=size_bytes), failed_at=failed_at)
+    other = await admin.fail(job())
+    await admin.wait_file(other)
+    listed = (await admin.client.get("/api/failed")).json()["failed"]
+    assert [each["disposition"] for each in listed] == ["unreadable", "bounced"]
+    assert listed[0]["id"] == odd.job.submission
+
+
 async def test_a_damaged_database_is_put_aside_and_made_anew(start: Start) -> None:
     admin = await start(run=False)
     record = await admin.fail(job())
