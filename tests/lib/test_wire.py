@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mailrelay.mail.disposition import Disposition
 from mailrelay.mail.event import Accepted, Attempted, Discarded, Event, Summary
+from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import CaptureRecord, FailedRecord, Job, Release, ResendMark
 from mailrelay.queue.wire import (
     FORMAT_VERSION,
@@ -180,10 +181,12 @@ ABOUT = Summary(some.queue_id(), "a@b.test", 10, 1, 1.0, stored_body=False)
         (decode_events, encode_events(told(replace(ABOUT, size_bytes=2**63)))),
         (decode_events, encode_events(told(replace(ABOUT, total_recipients=-1)))),
         (decode_events, encode_events(told(ABOUT, float("inf")))),
+        (decode_jobs, encode_jobs([make_job(submission=QueueId("../../elsewhere"))])),
+        (decode_events, encode_events(told(replace(ABOUT, submission=QueueId("*"))))),
     ],
 )
-def test_numbers_that_no_database_or_calendar_has_are_refused(
+def test_what_no_database_calendar_or_folder_should_get_is_refused(
     decode: Callable[[bytes], Any], record: bytes
 ) -> None:
-    with pytest.raises(RecordError, match=r"is not from 0 to|without a recipient"):
+    with pytest.raises(RecordError, match=r"is not from 0 to|without a recipient|is no queue id"):
         decode(record)

@@ -34,7 +34,7 @@ from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.lanes import NOW
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
-from mailrelay.queue.wire import decode_jobs, encode_capture, encode_jobs
+from mailrelay.queue.wire import decode_jobs, encode_capture, encode_failed, encode_jobs
 from mailrelay.runtime.lifecycle import end_tasks
 from mailrelay.runtime.logging import Logger
 from mailrelay_monitor import failed_index, lane_room
@@ -522,6 +522,15 @@ async def test_a_record_that_no_calendar_or_database_takes_is_listed_as_unreadab
     listed = (await admin.client.get("/api/failed")).json()["failed"]
     assert [each["disposition"] for each in listed] == ["unreadable", "bounced"]
     assert listed[0]["id"] == odd.job.submission
+
+
+async def test_a_record_whose_submission_is_a_path_writes_no_file_there(start: Start) -> None:
+    admin = await start()
+    odd = FailedRecord(job(submission=QueueId("../../elsewhere")), Disposition.BOUNCED, time.time())
+    subject = admin.sender.names.failed_subject(queue_id(), 0)
+    await Publisher(admin.sender).store(Record(subject, encode_failed(odd), ""))
+    await admin.wait_file(await admin.fail(job()))
+    assert not (admin.folder / "elsewhere-0.json").exists()
 
 
 async def test_a_damaged_database_is_put_aside_and_made_anew(start: Start) -> None:

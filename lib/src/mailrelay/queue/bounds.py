@@ -1,7 +1,8 @@
-"""What the numbers in a record may be.
+"""What the numbers in a record may be, and what a submission may be called.
 
 MessagePack knows numbers that no database takes and times that no calendar has. Nothing of ours
-writes them; whoever read such a record would fail on it, and fail again at each start.
+writes them; whoever read such a record would fail on it, and fail again at each start. A
+submission's name becomes a file's name and part of a subject that is purged, so it is a queue id.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from mailrelay.mail.event import Attempted, Discarded, Event
+from mailrelay.mail.ids import is_queue_id
 from mailrelay.mail.job import Job
 
 MAX_NUMBER: Final = 2**63 - 1  # of an SQLite column
@@ -28,7 +30,9 @@ def fault_of_job(job: Job) -> str:
         for one in recipient.tries:
             numbers += (one.attempt, one.reply.code)
             times.append(one.at)
-    return fault_of(numbers, times) if job.recipients else "a job without a recipient"
+    if not job.recipients:
+        return "a job without a recipient"
+    return _fault_of_name(job.submission) or fault_of(numbers, times)
 
 
 def fault_of_event(event: Event) -> str:
@@ -41,7 +45,12 @@ def fault_of_event(event: Event) -> str:
             numbers += (outcome.recipient, outcome.reply.code)
     if isinstance(event, Discarded):
         numbers.append(event.recipient)
-    return fault_of(numbers, (summary.accepted_at, event.at))
+    times = (summary.accepted_at, event.at)
+    return _fault_of_name(summary.submission) or fault_of(numbers, times)
+
+
+def _fault_of_name(submission: str) -> str:
+    return "" if is_queue_id(submission) else f"the submission {submission[:40]!r} is no queue id"
 
 
 def fault_of(numbers: Iterable[int], times: Iterable[float]) -> str:
