@@ -25,6 +25,7 @@ from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
 FAST = RestartPolicy(after_ready=0.01, first_backoff=0.001, longest_backoff=0.002)
 
@@ -137,6 +138,31 @@ async def test_exit_code_2_after_ready_is_a_death_like_any_other() -> None:
     bench = Bench()
     async with bench.running([stand_in("one", READY + "sys.exit(2)")]):
         await wait_until(lambda: len(bench.told) > 2, 5, "restarts")
+
+
+async def test_input_that_went_bad_since_stops_nothing_and_is_tried_until_it_is_mended(
+    tmp_path: Path,
+) -> None:
+    slip = tmp_path / "slip"
+    program = (
+        f"import os, sys\nif os.path.exists({str(slip)!r}):\n    sys.exit(print('a comma') or 2)\n"
+    )
+    bench = Bench()
+    async with bench.running(
+        [stand_in("one", program + READY + LIVE), stand_in("other", READY + LIVE)]
+    ) as task:
+        other = bench.supervisor.pids["other"]
+        slip.touch()
+        os.kill(bench.supervisor.pids["one"], signal.SIGKILL)
+        await wait_until(lambda: len(bench.events("process.ended")) > 10, 20, "tried often")
+        assert not task.done()
+        slip.unlink()
+        await wait_until(lambda: len(bench.events("process.ready")) > 2, 10, "ready again")
+        assert bench.supervisor.pids["other"] == other
+    assert bench.told == [
+        "one was ended by SIGKILL; starting it again",
+        "one cannot start: a comma; trying",
+    ]
 
 
 async def test_a_program_that_is_missing_is_given_up_saying_so() -> None:

@@ -303,6 +303,11 @@ class Served:
         self._serving = serving
         self.port = port
 
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return self._serving.connections
+
     async def stop(self) -> None:
         await self._serving.stop(1.0)
         await asyncio.sleep(0)

@@ -89,3 +89,28 @@ def test_tls_below_1_2_is_not_spoken(certificates: Certificates) -> None:
     )
     assert shown.context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert shown._current.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+@pytest.mark.parametrize(
+    ("octets", "others"),
+    [
+        ("06072a8648ce3d0201", "06072a8648ce3d027f"),  # the key's algorithm
+        ("06082a8648ce3d030107", "06082a8648ce3d03017f"),  # its curve
+        ("03420004", "03420009"),  # the point on it
+        ("a003020102", "a003020109"),  # the version
+    ],
+    ids=["algorithm", "curve", "point", "version"],
+)
+def test_a_certificate_of_a_kind_that_nobody_knows_is_a_fault_of_the_file(
+    octets: str, others: str, tmp_path: Path
+) -> None:
+    """Anything else would end the process that watches the file."""
+    own = ensure_self_signed(tmp_path, "relay.test").certificate.read_bytes()
+    der = ssl.PEM_cert_to_DER_cert(own[own.index(b"-----BEGIN CERTIFICATE") :].decode())
+    changed = der.replace(bytes.fromhex(octets), bytes.fromhex(others), 1)
+    assert changed != der
+    odd = tmp_path / "odd.pem"
+    odd.write_text(ssl.DER_cert_to_PEM_cert(changed))
+    with pytest.raises(CertificateError) as refused:
+        check_certificate(CertificateFiles(odd, tmp_path / "self-signed.pem"))
+    assert not refused.value.of_key

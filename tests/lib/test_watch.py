@@ -66,3 +66,13 @@ async def test_a_file_that_goes_and_one_that_comes_are_noticed(tmp_path: Path) -
         await wait_called(calls, 1)
         file.write_text("one")
         await wait_called(calls, 2)
+
+
+async def test_a_file_that_others_may_no_longer_read_is_noticed(tmp_path: Path) -> None:
+    """A file of users is refused for its mode, and mended by `chmod` alone."""
+    file = tmp_path / "users"
+    file.write_text("one")
+    file.chmod(0o644)
+    async with watching(file) as calls:
+        file.chmod(0o600)
+        await wait_called(calls, 1)

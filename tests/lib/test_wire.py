@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from mailrelay.mail.disposition import Disposition
 from mailrelay.mail.event import Accepted, Attempted, Discarded, Event, Summary
+from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import CaptureRecord, FailedRecord, Job, Release, ResendMark
 from mailrelay.queue.wire import (
     FORMAT_VERSION,
@@ -157,3 +159,34 @@ def test_a_record_of_another_kind_is_refused() -> None:
 def test_an_event_of_an_unknown_kind_is_not_written() -> None:
     with pytest.raises(TypeError, match="no wire form"):
         encode_events([Event(Summary.of(make_job()), 0.0)])
+
+
+def told(about: Summary, at: float = 1.0) -> list[Event]:
+    return [Accepted(about, at, ("r@reader.test",))]
+
+
+ABOUT = Summary(some.queue_id(), "a@b.test", 10, 1, 1.0, stored_body=False)
+
+
+@pytest.mark.parametrize(
+    ("decode", "record"),
+    [
+        (decode_jobs, encode_jobs([make_job(accepted_at=1e20)])),
+        (decode_jobs, encode_jobs([make_job(due=float("nan"))])),
+        (decode_jobs, encode_jobs([make_job(size_bytes=2**64 - 1)])),
+        (decode_failed, encode_failed(FailedRecord(make_job(), Disposition.BOUNCED, 1e20))),
+        (decode_failed, encode_failed(FailedRecord(make_job(0), Disposition.BOUNCED, 1.0))),
+        (decode_capture, encode_capture(CaptureRecord(make_job(), float("-inf")))),
+        (decode_capture, encode_capture(CaptureRecord(make_job(0), 1.0))),
+        (decode_events, encode_events(told(replace(ABOUT, size_bytes=2**63)))),
+        (decode_events, encode_events(told(replace(ABOUT, total_recipients=-1)))),
+        (decode_events, encode_events(told(ABOUT, float("inf")))),
+        (decode_jobs, encode_jobs([make_job(submission=QueueId("../../elsewhere"))])),
+        (decode_events, encode_events(told(replace(ABOUT, submission=QueueId("*"))))),
+    ],
+)
+def test_what_no_database_calendar_or_folder_should_get_is_refused(
+    decode: Callable[[bytes], Any], record: bytes
+) -> None:
+    with pytest.raises(RecordError, match=r"is not from 0 to|without a recipient|is no queue id"):
+        decode(record)

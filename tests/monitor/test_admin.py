@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import sqlite3
 import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,7 +34,7 @@ from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.lanes import NOW
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
-from mailrelay.queue.wire import decode_jobs, encode_capture, encode_jobs
+from mailrelay.queue.wire import decode_jobs, encode_capture, encode_failed, encode_jobs
 from mailrelay.runtime.lifecycle import end_tasks
 from mailrelay.runtime.logging import Logger
 from mailrelay_monitor import failed_index, lane_room
@@ -302,7 +304,11 @@ async def test_a_filter_that_cannot_be_meant_is_refused_and_nothing_is_resent(
     assert (await admin.client.get("/admin/retry-failed")).json() == {"requests": []}
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b"\xff"])
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"[]", b'"x"', b"\xff", b'{"sender": "\\ud800"}', b'{"\\ud800": 1}', b"[" * 200_000],
+    ids=lambda body: body[:20].decode("latin-1"),
+)
 async def test_a_body_that_is_no_object_is_refused(start: Start, body: bytes) -> None:
     admin = await start(run=False)
     assert (await admin.client.post("/admin/retry-failed", content=body)).status_code == 400
@@ -503,6 +509,30 @@ async def test_a_monitor_that_was_away_catches_up_and_a_lost_cursor_only_rewrite
     assert shown["matching"] == 2
 
 
+@pytest.mark.parametrize(
+    ("size_bytes", "failed_at"), [(21, 1e20), (2**64 - 1, 1e9)], ids=["time", "number"]
+)
+async def test_a_record_that_no_calendar_or_database_takes_is_listed_as_unreadable(
+    start: Start, size_bytes: int, failed_at: float
+) -> None:
+    admin = await start()
+    odd = await admin.fail(job(size_bytes=size_bytes), failed_at=failed_at)
+    other = await admin.fail(job())
+    await admin.wait_file(other)
+    listed = (await admin.client.get("/api/failed")).json()["failed"]
+    assert [each["disposition"] for each in listed] == ["unreadable", "bounced"]
+    assert listed[0]["id"] == odd.job.submission
+
+
+async def test_a_record_whose_submission_is_a_path_writes_no_file_there(start: Start) -> None:
+    admin = await start()
+    odd = FailedRecord(job(submission=QueueId("../../elsewhere")), Disposition.BOUNCED, time.time())
+    subject = admin.sender.names.failed_subject(queue_id(), 0)
+    await Publisher(admin.sender).store(Record(subject, encode_failed(odd), ""))
+    await admin.wait_file(await admin.fail(job()))
+    assert not (admin.folder / "elsewhere-0.json").exists()
+
+
 async def test_a_damaged_database_is_put_aside_and_made_anew(start: Start) -> None:
     admin = await start(run=False)
     record = await admin.fail(job())
@@ -511,6 +541,32 @@ async def test_a_damaged_database_is_put_aside_and_made_anew(start: Start) -> No
     later = await start()
     await later.wait_file(record)
     assert path.with_name(path.name + ".damaged").exists()
+
+
+async def test_a_database_that_is_damaged_inside_is_put_aside_too(start: Start) -> None:
+    """SQLite has error codes of its own for damage within an index."""
+    admin = await start(run=False)
+    record = await admin.fail(job())
+    await admin.parts.follower.catch_up()
+    path = admin.parts.database.path
+    _lose_from_index(path, "failed_sequence")
+    later = await start()
+    await later.settle(record)  # which changes the row, and so the index
+    await wait_until(path.with_name(path.name + ".damaged").exists, 10, "it is put aside")
+    await later.wait_file(await later.fail(job()))
+
+
+def _lose_from_index(path: Path, name: str) -> None:
+    """Have an index miss what its table holds."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("PRAGMA writable_schema = ON")
+        entry = database.execute("SELECT * FROM sqlite_schema WHERE name = ?", (name,)).fetchone()
+        database.execute("DELETE FROM sqlite_schema WHERE name = ?", (name,))
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE failed SET sequence = sequence + 1000")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("INSERT INTO sqlite_schema VALUES (?, ?, ?, ?, ?)", entry)
 
 
 # --- Limits and removal ---------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 A process that had become ready is restarted at once, however often it dies: what it does goes on.
 One that dies before it is ready has something wrong that a restart does not mend: it is tried
 again ever more slowly, then the supervisor gives up. One that says by its exit code that its input
-is bad is not tried again.
+is bad is not tried again, unless it had been ready before: then somebody made a slip in its input
+since, which must not stop everything else, and it is tried until that is mended.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class RestartPolicy:
 
     def backoff(self, deaths: int) -> float:
         """Return the pause after so many deaths in a row."""
-        return float(min(self.longest_backoff, self.first_backoff * 2 ** (deaths - 1)))
+        doublings = min(deaths - 1, 30)  # enough for any pause, and few enough for a float
+        return float(min(self.longest_backoff, self.first_backoff * 2**doublings))
 
 
 @dataclass(slots=True)
@@ -124,7 +126,7 @@ class _Child:
         return process.exited.done()
 
     async def _keep(self) -> None:
-        deaths = 0
+        deaths = slips = 0
         policy = self._owner.policy
         while True:
             words, code, became_ready = await self._live()
@@ -132,13 +134,21 @@ class _Child:
                 return
             name = self.spec.name
             if became_ready:
-                deaths = 0
+                deaths = slips = 0
                 self._owner.tell(f"{name} {words}; starting it again", "process.restarted")
                 await asyncio.sleep(policy.after_ready)
                 continue
-            deaths += 1
             if code == EXIT_BAD_INPUT and self.spec.tells_bad_input:
-                raise GiveUpError(EXIT_BAD_INPUT, self._last_words() or [f"{name} {words}"])
+                lines = self._last_words() or [f"{name} {words}"]
+                if not self.was_ready.is_set():
+                    raise GiveUpError(EXIT_BAD_INPUT, lines)
+                slips += 1
+                if slips == 1:
+                    reason = "; ".join(lines)
+                    self._owner.tell(f"{name} cannot start: {reason}; trying", "process.bad_input")
+                await asyncio.sleep(policy.backoff(slips))
+                continue
+            deaths += 1
             if deaths >= policy.deaths_before_giving_up:
                 raise GiveUpError(
                     EXIT_FAILED,

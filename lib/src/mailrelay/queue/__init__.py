@@ -1,7 +1,8 @@
 """The queue: mail words in, JetStream out, and back. The only importer of `nats`.
 
 1. `names` gives every stream, consumer, subject and inbox its name under one prefix.
-2. `wire` writes and reads the stored records; each begins with its format version.
+2. `wire` writes and reads the stored records; each begins with its format version, and
+   what it says keeps within `bounds`.
 3. `connection` holds one role's connection to NATS and speaks the JetStream API.
 4. `streams` says what streams and consumers there are, and makes or checks them (admin only).
 5. `rights` says what each role may do.

@@ -17,6 +17,7 @@ import msgspec
 from mailrelay.mail.event import Accepted, Attempted, Discarded, Event
 from mailrelay.mail.job import CaptureRecord, FailedRecord, Job
 from mailrelay.mail.pace import Pace
+from mailrelay.queue.bounds import fault_of, fault_of_event, fault_of_job
 
 FORMAT_VERSION: Final = 1
 RELEASE_VERSION: Final = 2
@@ -72,12 +73,7 @@ def encode_jobs(jobs: list[Job]) -> bytes:
 def decode_jobs(payload: bytes) -> list[Job]:
     """Read a job record. Raises RecordError; a record without a job counts as unreadable."""
     jobs = _decode(_jobs, payload)
-    if not jobs:
-        msg = "a job record without a job"
-        raise RecordError(msg)
-    if not all(job.recipients for job in jobs):
-        msg = "a job without a recipient"
-        raise RecordError(msg)
+    _refuse("" if jobs else "a job record without a job", *map(fault_of_job, jobs))
     return jobs
 
 
@@ -88,7 +84,11 @@ def encode_failed(record: FailedRecord) -> bytes:
 
 def decode_failed(payload: bytes) -> FailedRecord:
     """Read a failed record. Raises RecordError."""
-    return _decode(_failed, payload)
+    record = _decode(_failed, payload)
+    mark = record.resending
+    numbers, times = ((mark.sequence,), (mark.stored_at,)) if mark else ((), ())
+    _refuse(fault_of_job(record.job), fault_of(numbers, (record.failed_at, *times)))
+    return record
 
 
 def encode_capture(record: CaptureRecord) -> bytes:
@@ -98,7 +98,9 @@ def encode_capture(record: CaptureRecord) -> bytes:
 
 def decode_capture(payload: bytes) -> CaptureRecord:
     """Read a capture record. Raises RecordError."""
-    return _decode(_capture, payload)
+    record = _decode(_capture, payload)
+    _refuse(fault_of_job(record.job), fault_of((), (record.captured_at,)))
+    return record
 
 
 def encode_pace(pace: Pace) -> bytes:
@@ -121,13 +123,14 @@ def decode_events(payload: bytes) -> list[KnownEvent]:
 
     So a newer process may tell something new beside what everybody reads. Raises RecordError.
     """
-    events = []
+    events: list[KnownEvent] = []
     for raw in _decode(_events, payload):
         try:
             if _kind.decode(raw).type in _KINDS:
                 events.append(_event.decode(raw).event)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise RecordError(str(error)) from error
+    _refuse(*map(fault_of_event, events))
     return events
 
 
@@ -144,6 +147,12 @@ def _tagged(event: Event) -> _EventRecord:
         return _DiscardedRecord(event)
     msg = f"no wire form for {type(event).__name__}"
     raise TypeError(msg)
+
+
+def _refuse(*faults: str) -> None:
+    """Raise RecordError with the first of `faults` that says something."""
+    for fault in filter(None, faults):
+        raise RecordError(fault)
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[_T], payload: bytes) -> _T:

@@ -129,9 +129,11 @@ def _loaded(files: CertificateFiles) -> tuple[ssl.SSLContext, CertificateFacts]:
 def _certificate(path: Path) -> x509.Certificate:
     octets = _read(path, of_key=False)
     try:
-        return x509.load_pem_x509_certificates(octets)[0]
-    except ValueError as error:
+        certificate = x509.load_pem_x509_certificates(octets)[0]
+        _der(certificate)  # its key is read only now
+    except Exception as error:  # the library has several for what it cannot read
         raise CertificateError("has no PEM certificate that can be read", of_key=False) from error
+    return certificate
 
 
 def _public_key(path: Path) -> bytes:
@@ -142,7 +144,7 @@ def _public_key(path: Path) -> bytes:
         raise CertificateError(
             "is encrypted; give a key without a passphrase", of_key=True
         ) from error
-    except Exception as error:  # the library has several for what is no key
+    except Exception as error:  # several, too
         raise CertificateError("has no PEM private key that can be read", of_key=True) from error
     return key.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo

@@ -13,7 +13,7 @@ from pathlib import Path
 
 INTERVAL_SECONDS = 1.0
 
-_Look = tuple[int, int, int, int] | None
+_Look = tuple[int, ...] | None
 
 
 async def watch_files(
@@ -49,4 +49,6 @@ def _identity(path: Path) -> _Look:
         found = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    # Whose it is and who may read it too: a file that was refused for that is mended by it alone.
+    owner = (found.st_uid, found.st_gid, found.st_mode)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, *owner

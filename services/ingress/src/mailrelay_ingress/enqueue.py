@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prometheus_client import Counter, Histogram
 
@@ -40,6 +40,8 @@ from mailrelay_ingress import replies
 from mailrelay_ingress.accept import Submission
 from mailrelay_ingress.keep import ContentKeeper, Copy
 from mailrelay_ingress.memory import CHUNKS_IN_FLIGHT, SMALL_BYTES, Share
+
+_ALONE_BYTES = 4096  # a piece this large is kept as it came, not copied
 
 _accepted = Counter("mailrelay_accepted_total", "Messages accepted: safe in the queue.")
 _accepted_recipients = Counter("mailrelay_accepted_recipients_total", "Their recipients.")
@@ -204,7 +206,7 @@ class Intake:
         self._share = share
         self._bodies = bodies
         self._judge_header = judge_header
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._held_bytes = 0
         self._section: HeaderSection | None = None
         self._digest = hashlib.sha256()
@@ -222,14 +224,24 @@ class Intake:
             self._pieces.clear()
             self._held_bytes = 0
             return
-        self._pieces.append(piece)
-        self._held_bytes += len(piece)
+        self._hold(piece)
         if self._held_bytes > SMALL_BYTES and not await self._share.reserve_large():
             self.refuse(replies.BUSY)
             return
         if self._held_bytes > MAX_INLINE_BYTES or self._chunks:
             self._put_fields_on_top()
             await self._store_chunks(at_least=CHUNK_BYTES)
+
+    def _hold(self, piece: bytes) -> None:
+        """Keep octets, small pieces together: each by itself would take many times its size."""
+        last = self._pieces[-1] if self._pieces else b""
+        if len(piece) >= _ALONE_BYTES:
+            self._pieces.append(piece)
+        elif isinstance(last, bytearray):
+            last += piece
+        else:
+            self._pieces.append(bytearray(piece))
+        self._held_bytes += len(piece)
 
     def refuse(self, reply: Reply) -> None:
         """Note that the message is not taken, and let go of what is held of it."""
@@ -329,8 +341,8 @@ class Intake:
             self._failure = self._failure or error
 
 
-def _head(pieces: list[bytes]) -> bytes:
-    head: list[bytes] = []
+def _head(pieces: Sequence[bytes | bytearray]) -> bytes:
+    head: list[bytes | bytearray] = []
     size = 0
     for piece in pieces:
         head.append(piece)

@@ -17,7 +17,8 @@
    the content that ingress kept.
 10. `limits` tells how far the rate limits are used up.
 11. `http` answers: `access` says who may ask what, `page` is the page for people, `exposition`
-    the numbers for Prometheus, `serve` the listening sockets. `admin` adds what is asked for by
-    hand: `admin_failed` and `admin_captured`, of `admin_parts`; `asked` reads requests.
+    the numbers for Prometheus, `serve` the listening sockets, `http_connection` a client on them.
+    `admin` adds what is asked for by hand: `admin_failed` and `admin_captured`, of `admin_parts`;
+    `asked` reads requests.
 12. `main` puts the process together.
 """

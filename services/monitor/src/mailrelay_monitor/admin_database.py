@@ -56,7 +56,7 @@ class AdminDatabase:
                 database.execute("BEGIN IMMEDIATE")
                 return use(database)
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", 0) in _DAMAGED:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:  # what is above says where
                 self._put_aside(str(error))
             raise AdminUnwritableError(str(error)) from error
         except OSError as error:

@@ -84,7 +84,9 @@ def _object(body: bytes) -> dict[str, Any]:
         return {}
     try:
         asked = json.loads(body)
-    except ValueError as error:
+        # Half a character (`"\ud800"`) is JSON, and no text that could be looked for or answered.
+        json.dumps(asked, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # the latter: brackets by the thousand
         raise BadRequestError(400, f"the body is no JSON: {error}") from error
     if not isinstance(asked, dict):
         raise BadRequestError(400, "the body must be a JSON object")

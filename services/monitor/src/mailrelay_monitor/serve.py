@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 import uvicorn
 from starlette.types import ASGIApp
 
+from mailrelay_monitor.http_connection import HttpConnection
+
 _BACKLOG = 128
 _MAX_CONNECTIONS = 256  # of this machine's own clients
 _STOP_SECONDS = 1  # for requests under way at the end
@@ -55,7 +57,7 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=HttpConnection,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -21,6 +21,9 @@ from mailrelay_ingress.listener.parts import ListenerParts, Sessions
 from mailrelay_ingress.session import Client, is_local_address
 
 IDLE_SECONDS = 300.0  # RFC 5321 section 4.5.3.2.7
+# For a client to take the last reply from us; then the connection is cut, or one that reads nothing
+# would hold it for good.
+LAST_REPLY_SECONDS = 10.0
 MAX_COMMAND_OCTETS = 2048  # RFC 5321 asks for 512 and more where extensions need it
 MAX_ERRORS = 20  # refused commands in one session before it is closed (Postfix's hard limit)
 
@@ -108,7 +111,7 @@ class Connection(SMTP):
         super().connection_made(transport)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Forget a client."""
+        """Forget a client. Once is enough, and twice does no harm."""
         self._listener.closed(self)
         self._end_transaction()
         super().connection_lost(error)
@@ -133,7 +136,10 @@ class Connection(SMTP):
             await super()._handle_client()
 
     def _timeout_cb(self) -> None:
-        self.say_and_close(replies.IDLE)
+        if self.transport is not None and self.transport.is_closing():
+            self._writer.transport.abort()
+        else:
+            self.say_and_close(replies.IDLE)
 
     def say_shutting_down(self) -> None:
         """Tell the client to come again, and close the connection."""
@@ -144,6 +150,7 @@ class Connection(SMTP):
         if self.transport is not None and not self.transport.is_closing():
             self._writer.write(f"{reply}\r\n".encode())
             self.transport.close()
+            self._reset_timeout(LAST_REPLY_SECONDS)
 
     async def handle_exception(self, error: Exception) -> str:
         """Log what went wrong in our code and tell the client to come again: never a 5xx."""

@@ -43,6 +43,9 @@ class TlsConnection(Connection):
         except (ssl.SSLError, OSError) as error:
             self._parts.log.info("smtp.tls_failed", client=self._client.address, error=str(error))
             plain.abort()
+            # A client that resets the connection within the handshake is not told to us: the TLS
+            # protocol that stands in between says so only of what it had handed over.
+            self.connection_lost(error)
             raise ConnectionResetError from error
         assert secure is not None  # noqa: S101 — None only for a closed transport
         self.transport = secure

@@ -1,0 +1,64 @@
+"""One HTTP client's connection: uvicorn's, but no client may hold it without doing anything.
+
+uvicorn waits for ever for a request, for the rest of one, and for a client to read the answer. A
+few hundred such clients, who need no right to ask anything, would keep everybody else from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+STALL_SECONDS = 15.0  # what moves nothing from one look to the next is cut off
+
+
+class HttpConnection(H11Protocol):
+    """Cuts itself off when its client stands still. An answer may take its time to be made."""
+
+    _look: asyncio.TimerHandle
+    _answered = 0
+    _drained = 0
+    _seen: tuple[str, int] | None = ("asking", 0)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to look."""
+        super().connection_made(transport)
+        self._look_later()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Look no more."""
+        self._look.cancel()
+        super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        """Note that the client reads."""
+        self._drained += 1
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """Note that a request was answered."""
+        self._answered += 1
+        super().on_response_complete()
+
+    def _look_later(self) -> None:
+        self._look = asyncio.get_running_loop().call_later(STALL_SECONDS, self._look_now)
+
+    def _look_now(self) -> None:
+        waiting_for = self._waiting_for()
+        if waiting_for is not None and waiting_for == self._seen:
+            self.transport.abort()
+            return
+        self._seen = waiting_for
+        self._look_later()
+
+    def _waiting_for(self) -> tuple[str, int] | None:
+        """Return what the client has to do now, and how often it did so before; None: nothing."""
+        # uvicorn's type leaves out that there is none before the first request.
+        if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]
+            return "asking", self._answered
+        if self.cycle.more_body:
+            return "saying", self._answered
+        if self.flow.write_paused:
+            return "reading", self._drained
+        return None
