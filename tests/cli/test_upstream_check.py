@@ -17,7 +17,7 @@ from tests.support.scripting import Stage
 from tests.support.scripts import fail_at
 from tests.support.upstream import ScriptedUpstream
 
-USER = {"forwardUsername": "relay", "forwardPassword": "secret 4711"}
+USER = {"forwardUsername": "relay", "forwardPassword": "secret sesame-4711"}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ async def check(folder: Path, port: int, **changes: Any) -> tuple[int, list[str]
     path.write_text(json.dumps(config))
     done = await asyncio.to_thread(run_command, "upstream", "check", "--config", str(path))
     assert "Traceback" not in done.stderr, done.stderr
-    assert "4711" not in done.stdout + done.stderr
+    assert "sesame" not in done.stdout + done.stderr
     return done.returncode, (done.stdout + done.stderr).splitlines()
 
 
@@ -57,7 +57,7 @@ async def test_a_good_upstream_passes_every_step_and_is_sent_nothing(
         implicit_tls=implicit,
         auth=("PLAIN",),
         auth_only_with_tls=True,
-        credentials={"relay": "secret 4711"},
+        credentials={"relay": "secret sesame-4711"},
     )
     async with ScriptedUpstream(extensions=offers) as upstream:
         code, lines = await check(

@@ -42,6 +42,14 @@ async def change(relay: Relay, processes: int = 1, **changes: Any) -> None:  # n
     )
 
 
+async def killed_and_started(relay: Relay, name: str) -> None:
+    """Kill a process and wait until there is another one."""
+    before = relay.kill(name)
+    await wait_until(
+        lambda: relay.run_file().pids.get(name, before) != before, 20, "it is started again"
+    )
+
+
 async def reasons(relay: Relay) -> list[str]:
     answer = (await relay.get("/health")).json()
     found: list[str] = answer.get("reasons", [])
@@ -108,6 +116,7 @@ async def test_sighup_reads_again_at_once_and_names_what_needs_a_restart(tmp_pat
         assert named == {"smtpPort": str(relay.smtp_port - 1), "queueSize": "1000"}
         relay.config["smtpPort"] -= 1
         assert (await submit(relay, "a@example.com", "b@example.com")).accepted
+        await wait_until(lambda: bool(relay.log_lines("mail.accepted")), 10, "it is logged")
         assert relay.log_lines("mail.accepted")[-1]["jobs"] == 2
         assert relay.run_file().pids == pids
 
@@ -116,12 +125,12 @@ async def test_security_options_and_credentials_hold_from_the_next_session_on(
     tmp_path: Path,
 ) -> None:
     async with running_relay(tmp_path) as relay:
-        user = {"defaultUsername": "ada", "defaultPassword": "first 4711"}
+        user = {"defaultUsername": "ada", "defaultPassword": "first sesame-4711"}
         await change(relay, 3, security={**OPEN, "requireAuth": True}, **user)
         assert (await submit(relay, "a@example.com")).mail.code == 530
         await change(relay, security=OPEN)
         assert (await submit(relay, "a@example.com")).accepted
-        assert "4711" not in relay.log_text
+        assert "sesame" not in relay.log_text
 
 
 async def test_the_command_line_goes_before_a_changed_file_in_every_process(
@@ -149,9 +158,9 @@ async def test_an_upstream_that_cannot_be_used_is_degraded_until_it_can(
     offers = Extensions(
         starttls=(certificates.expired if bad else certificates.server).context(),
         auth=("PLAIN",),
-        credentials={"relay": "right 4711"},
+        credentials={"relay": "right sesame-4711"},
     )
-    password = "wrong 4711" if trouble == "wrong password" else "right 4711"
+    password = "wrong sesame-4711" if trouble == "wrong password" else "right sesame-4711"
     async with ScriptedUpstream(extensions=offers) as upstream:
         if trouble == "closed port":
             await upstream.stop()
@@ -184,7 +193,7 @@ async def test_an_upstream_that_cannot_be_used_is_degraded_until_it_can(
             if trouble == "closed port":
                 await upstream.start()
             elif trouble == "wrong password":
-                await change(relay, forwardPassword="right 4711")
+                await change(relay, forwardPassword="right sesame-4711")
             else:
                 upstream.extensions = Extensions(
                     starttls=certificates.server.context(), auth=("PLAIN",)
@@ -194,7 +203,7 @@ async def test_an_upstream_that_cannot_be_used_is_degraded_until_it_can(
                 return not await reasons(relay)
 
             await wait_until(over, 60, "health is well again", interval=0.2)
-            assert "4711" not in relay.log_text
+            assert "sesame" not in relay.log_text
 
 
 async def test_without_a_health_check_no_port_serves_http(tmp_path: Path) -> None:
@@ -215,3 +224,44 @@ async def test_without_a_health_check_no_port_serves_http(tmp_path: Path) -> Non
         assert (await submit(relay, "a@example.com")).accepted
     finally:
         assert await relay.stop() == 0
+
+
+@pytest.mark.parametrize(
+    "text", ['{"smtpPort": "x"', None], ids=["a slip", "a value that needs a restart"]
+)
+async def test_a_process_that_dies_starts_with_what_is_in_force_whatever_the_file_says_by_then(
+    text: str | None, tmp_path: Path
+) -> None:
+    async with running_relay(tmp_path) as relay:
+        told = "config.needs_restart" if text is None else "config.refused"
+        changed = relay.config | {"queue": {"prefix": "other"}}
+        good = relay.config_file.read_text()
+        relay.config_file.write_text(text or json.dumps(changed))
+        await wait_until(lambda: bool(relay.log_lines(told)), 20, "it is told")
+        for name in ("sender", "ingress", "monitor"):
+            await killed_and_started(relay, name)
+        await relay.wait_ready()
+        submitted = await submit(relay, "a@example.com")
+        assert submitted.accepted, submitted.final
+
+        async def captured() -> bool:
+            return bool((await relay.get("/api/captured")).json()["records"] == 1)
+
+        await wait_until(captured, 20, "it is captured")
+        in_force = relay.data_dir / "run" / "config.json"
+        assert in_force.stat().st_mode & 0o777 == 0o600
+        relay.config_file.write_text(good)
+    assert not in_force.exists(), "what a run leaves behind has no secrets"
+
+
+async def test_a_process_that_dies_starts_with_what_was_taken_over_since_the_relay_began(
+    tmp_path: Path,
+) -> None:
+    async with ScriptedUpstream() as upstream, running_relay(tmp_path) as relay:
+        await change(relay, **forwarding_to(upstream.port))
+        relay.config_file.write_text("{")
+        await wait_until(lambda: bool(relay.log_lines("config.refused")), 20, "it is told")
+        await killed_and_started(relay, "sender")
+        assert (await submit(relay, "a@example.com")).accepted
+        await upstream.wait_received(1, 30)
+        relay.config_file.write_text(json.dumps(relay.config))

@@ -168,6 +168,7 @@ async def test_a_file_that_a_part_names_is_followed_and_told_when_it_cannot_be_u
     lived: Lived, tmp_path: Path
 ) -> None:
     file = tmp_path / "token"
+    file.touch(mode=0o600)
     file.write_text("a" * 32)
     tokens: list[Token | None] = []
 
@@ -204,6 +205,7 @@ def test_a_token_file_that_cannot_be_used_is_one_line_without_its_content(
     octets: bytes, words: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "token"
+    path.touch(mode=0o600)
     path.write_bytes(octets)
     with pytest.raises(ConfigError, match=words) as error:
         read_token(path)
@@ -212,3 +214,15 @@ def test_a_token_file_that_cannot_be_used_is_one_line_without_its_content(
     assert octets.decode("latin-1") not in fault
     with pytest.raises(ConfigError, match="No such file"):
         read_token(tmp_path / "none")
+
+
+def test_a_token_file_that_others_can_read_is_not_used_and_a_path_with_nul_is_none(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "token"
+    path.touch(mode=0o644)
+    path.write_text("a" * 64)
+    with pytest.raises(ConfigError, match=r"http\.tokenFile: .*mode 0644\): chmod 600"):
+        read_token(path)
+    with pytest.raises(ConfigError, match=r"http\.tokenFile: .* is no path: it has a NUL"):
+        read_token(Path("a\0b"))

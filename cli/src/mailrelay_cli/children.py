@@ -16,7 +16,7 @@ from mailrelay.queue.connection import ConnectionSettings
 from mailrelay.queue.errors import QueueError, StreamMismatchError
 from mailrelay.queue.rights import Role
 from mailrelay.runtime.lifecycle import EXIT_FAILED, LIFELINE_FD, READY_FD
-from mailrelay.service import OVERRIDES, TLS_MARK
+from mailrelay.service import IN_FORCE, OVERRIDES, TLS_MARK
 from mailrelay_cli.log_file import LogFile, logger_into
 from mailrelay_cli.nats_config import note_reserved, write_nats_config
 from mailrelay_cli.nats_watch import NatsWatch, wait_room
@@ -36,6 +36,7 @@ _OWN_VARIABLES = (
     "MAILRELAY_LISTEN_FDS",
     "MAILRELAY_PROBE_ADDRESS",
     "MAILRELAY_LOG_FORMAT",
+    IN_FORCE,
     OVERRIDES,
     READY_FD,
     LIFELINE_FD,
@@ -97,6 +98,7 @@ class Children:
             "MAILRELAY_LISTEN_FDS": ",".join(told),
             "MAILRELAY_PROBE_ADDRESS": self._probes.get(name, ""),
             "MAILRELAY_LOG_FORMAT": prepared.options.log_format,
+            IN_FORCE: str(self._folder.config_in_force),
             OVERRIDES: msgspec.json.encode(prepared.options.overrides).decode(),
             LIFELINE_FD: str(self._lifeline),
         }

@@ -50,6 +50,11 @@ class DataFolder:
         return self.run / "relay.json"
 
     @property
+    def config_in_force(self) -> Path:
+        """What a process that is started again begins with."""
+        return self.run / "config.json"
+
+    @property
     def log(self) -> Path:
         """The processes' lines, and nats-server's own."""
         return self.path / "log"

@@ -15,8 +15,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
+from mailrelay.config.files import check_files
+from mailrelay.config.in_force import write_in_force
 from mailrelay.config.live import LiveConfig
-from mailrelay.config.load import load_config
+from mailrelay.config.load import load_with_sources
+from mailrelay.config.load import options as config_options
 from mailrelay.config.model import RelayConfig
 from mailrelay.runtime.lifecycle import EXIT_OK, end_tasks
 from mailrelay_cli.children import STOP_SECONDS, Children, absolute, stop_seconds
@@ -58,6 +61,7 @@ async def _run(prepared: Prepared) -> int:
         for fd in (lifeline, held_end):
             os.close(fd)
         prepared.folder.run_file.unlink(missing_ok=True)
+        prepared.folder.config_in_force.unlink(missing_ok=True)
     log_file.tell("relay.stopped", code=code)
     log_file.close()
     say("stopped")
@@ -74,12 +78,13 @@ class _Relay:
         # Each service follows the file for itself and says so; this is the supervisor's own part.
         self._live = LiveConfig(
             prepared.config,
-            lambda: load_config(absolute(options.config_file), os.environ, options.overrides),
+            lambda: _read_config(options),
             file=absolute(options.config_file),
             log=logger_into(log_file),
             quiet=True,
         )
         self._live.uses(self._use, "processingTimeout", "forwardSMTP", "forwardHost", "forwardPort")
+        self._live.uses(self._hand_on, *(option.key for option in config_options()))
         self._folder = prepared.folder
         self._log_file = log_file
         self._children = Children(prepared, log_file, lifeline, self.tell)
@@ -105,6 +110,8 @@ class _Relay:
 
     async def run(self, stop: StopRequest) -> int:
         """Run it. Raises GiveUpError."""
+        self._folder.config_in_force.unlink(missing_ok=True)  # of a run before this one
+        self._hand_on(self._config)
         following = asyncio.ensure_future(self._live.run())
         try:
             services = [self._children.service(name) for name in SERVICES]
@@ -124,6 +131,13 @@ class _Relay:
         self._supervisor.set_stop_seconds("sender", stop_seconds("sender", config))
         self._running.upstream = _upstream(config)
         self._write_run_file()
+
+    def _hand_on(self, config: RelayConfig) -> None:
+        """Let what is started from now on begin with this."""
+        try:
+            write_in_force(self._folder.config_in_force, config)
+        except OSError as error:  # a full disk: it begins with what was written last
+            self._log_file.tell("config.not_handed_on", "warning", reason=str(error))
 
     def tell(self, text: str, event: str) -> None:
         """Tell people, and the log."""
@@ -203,6 +217,13 @@ def _has_terminal() -> bool:
     except OSError:
         return False
     return True
+
+
+def _read_config(options: RunOptions) -> RelayConfig:
+    """Read the configuration and look into the files that it names. Raises ConfigError."""
+    loaded = load_with_sources(absolute(options.config_file), os.environ, options.overrides)
+    check_files(loaded)
+    return loaded.config
 
 
 def _upstream(config: RelayConfig) -> str | None:

@@ -5,12 +5,14 @@ Set by the supervisor on one machine and by the pod's manifest in a cluster; nob
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
+from mailrelay.config.in_force import read_in_force
 from mailrelay.config.live import LiveConfig
 from mailrelay.config.load import ConfigError, load_config
 from mailrelay.config.model import RelayConfig
@@ -19,6 +21,9 @@ from mailrelay.runtime.logging import Logger
 
 # The command line's `key=value`, as a JSON list: they go before the environment here too.
 OVERRIDES = "MAILRELAY_SET"
+
+# A file with the configuration in force: whoever is started again begins with it.
+IN_FORCE = "MAILRELAY_CONFIG_IN_FORCE"
 
 TLS_MARK = "tls:"  # in MAILRELAY_LISTEN_FDS: `5,6,tls:7`
 
@@ -53,7 +58,7 @@ class ServiceSettings:
 def service_settings(role: str, environ: Mapping[str, str]) -> ServiceSettings:
     """Read a service's settings. Raises ConfigError."""
     file = environ.get("MAILRELAY_CONFIG")
-    config = service_config(environ)
+    config = config_in_force(environ)
     url = environ.get("MAILRELAY_NATS_URL")
     if not url:
         raise ConfigError(["MAILRELAY_NATS_URL must say where NATS is"])
@@ -74,6 +79,14 @@ def service_settings(role: str, environ: Mapping[str, str]) -> ServiceSettings:
         smtp_address=(_reachable(config.smtp_host), config.smtp_port),
         environ=environ,
     )
+
+
+def config_in_force(environ: Mapping[str, str]) -> RelayConfig:
+    """Read what the relay's other processes go by now. Raises ConfigError."""
+    if path := environ.get(IN_FORCE):
+        with contextlib.suppress(OSError, ConfigError):  # then what the file says is the best
+            return read_in_force(Path(path))
+    return service_config(environ)
 
 
 def service_config(environ: Mapping[str, str]) -> RelayConfig:

@@ -5,7 +5,8 @@
 3. `load` puts defaults, file, environment and command line together, and says what is wrong in one
    line each; `words` says what an option may be.
 4. `networks` reads networks, and tells whether an address is in one; `users` reads and writes the
-   file of users, `token` reads that of the token, `tls` is TLS to the upstream; `files` says what
-   is wrong with the files that a configuration names.
-5. `live` takes a changed configuration over while the process runs.
+   file of users, `token` reads that of the token, both by way of `private_file`; `tls` is TLS to
+   the upstream; `files` says what is wrong with the files that a configuration names.
+5. `live` takes a changed configuration over while the process runs; `in_force` hands what holds
+   then on to a process that is started again.
 """

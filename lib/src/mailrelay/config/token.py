@@ -7,8 +7,10 @@ import hmac
 from pathlib import Path
 
 from mailrelay.config.load import ConfigError
+from mailrelay.config.private_file import read_private_file
 
 MIN_CHARACTERS = 32  # 128 bits in hexadecimal: not to be guessed
+_MAX_BYTES = 4096
 
 
 class Token:
@@ -26,14 +28,15 @@ def read_token(path: Path | None) -> Token | None:
     """Read the file of `http.tokenFile`. Raises ConfigError."""
     if path is None:
         return None
-    wanted = f'http.tokenFile: must be a file that can be read, is "{path}"'
     try:
-        text = path.read_text(encoding="ascii").strip()
-    except OSError as error:
-        raise ConfigError([f"{wanted}: {error.strerror}"]) from error
+        text = read_private_file(path, _MAX_BYTES).decode("ascii").strip()
+    except ConfigError as error:
+        raise ConfigError([f"http.tokenFile: {fault}" for fault in error.faults]) from error
     except UnicodeDecodeError:
         # The cause would repeat what the file holds.
-        raise ConfigError([f"{wanted}: it holds other characters than ASCII"]) from None
+        raise ConfigError(
+            [f"http.tokenFile: {path}: it holds other characters than ASCII"]
+        ) from None
     if len(text) < MIN_CHARACTERS or any(character.isspace() for character in text):
         fault = (
             f'http.tokenFile: "{path}" must hold one token of {MIN_CHARACTERS} or more '

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from argon2 import PasswordHasher, Type
 
 from mailrelay.config.load import ConfigError
+from mailrelay.config.private_file import read_private_file
 
 # Of one check. OWASP's least for argon2id: 19 MiB, two passes, one lane; 20 to 30 ms.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, type=Type.ID)
@@ -32,7 +32,6 @@ _HASH = re.compile(
     r"\$argon2(?:id|i|d)\$v=19\$m=(\d{1,9}),t=(\d{1,9}),p=(\d{1,9})"
     r"\$[A-Za-z0-9+/]{11,128}\$[A-Za-z0-9+/]{16,172}"
 )
-_FOR_OTHERS = stat.S_IROTH | stat.S_IWOTH
 _PRIVATE_FILE = 0o600
 
 
@@ -128,18 +127,7 @@ def common_names(users: Mapping[str, str], default_username: str) -> list[str]:
 
 
 def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            found = os.fstat(file.fileno())
-            if found.st_mode & _FOR_OTHERS:
-                mode = stat.S_IMODE(found.st_mode)
-                words = f"{path}: others can read or write it (mode {mode:04o}): chmod 600"
-                raise ConfigError([words])
-            octets = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
-    if len(octets) > MAX_FILE_BYTES:
-        raise ConfigError([f"{path}: has more than {MAX_FILE_BYTES} bytes"])
+    octets = read_private_file(path, MAX_FILE_BYTES)
     try:
         return octets.decode("utf-8")
     except UnicodeDecodeError as error:

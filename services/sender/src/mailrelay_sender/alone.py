@@ -24,7 +24,7 @@ from mailrelay.mail.job import Job
 from mailrelay.queue.bodies import BodyUnreadableError
 from mailrelay.queue.wire import decode_jobs
 from mailrelay.runtime.lifecycle import EXIT_OK, run_service
-from mailrelay.service import service_config
+from mailrelay.service import config_in_force
 from mailrelay_sender.attempt import AttemptResult, attempt, capture, defer
 from mailrelay_sender.classify import CAPTURED, internal_fault
 from mailrelay_sender.connection import ConnectionPool, UpstreamSettings, Verdicts
@@ -57,7 +57,7 @@ async def _attempt(environ: Mapping[str, str]) -> int:
     job = decode_jobs(record)[0]
     asking = _AskedFirst(given, int(environ[RESULT_FD]))
     try:
-        result = await _try(service_config(environ), job, given, asking)
+        result = await _try(config_in_force(environ), job, given, asking)
     except ConfigError as error:  # the file changed meanwhile: no fault of this job
         result = defer(job, "", internal_fault(f"the configuration cannot be read: {error}"))
     fault = f"{type(result.fault).__name__}: {result.fault}" if result.fault else ""
