@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mailrelay.runtime.logging import Logger
-from mailrelay_monitor import failed_index, release_book
+from mailrelay_monitor import failed_index, gone_book, release_book
 
 _T = TypeVar("_T")
 _VERSION = 1
@@ -73,7 +73,10 @@ class AdminDatabase:
             self._put_aside(f"it has version {version}, this monitor has {_VERSION}")
             return self._open()
         database.executescript(
-            failed_index.SCHEMA + release_book.SCHEMA + f"PRAGMA user_version = {_VERSION};"
+            failed_index.SCHEMA
+            + gone_book.SCHEMA
+            + release_book.SCHEMA
+            + f"PRAGMA user_version = {_VERSION};"
         )
         self._database = database
         return database

@@ -13,15 +13,15 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from mailrelay.mail.ids import QueueId
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.failed import FailedStore, StoredFailure
 from mailrelay.runtime.logging import Logger
-from mailrelay_monitor import failed_index
+from mailrelay_monitor import failed_index, gone_book
 from mailrelay_monitor.admin_database import AdminDatabase, AdminUnwritableError
 from mailrelay_monitor.failed_index import DONE, Ended, FailedRow, Outcome, Place
 from mailrelay_monitor.failed_removal import DROPPED, FailedRemover
+from mailrelay_monitor.failed_returned import ReturnedRecords
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
 
@@ -56,6 +56,7 @@ class FailedFollower:
         database: AdminDatabase,
         index: IndexThread,
         remover: FailedRemover,
+        returned: ReturnedRecords,
         *,
         log: Logger,
         metrics: FollowMetrics,
@@ -67,6 +68,7 @@ class FailedFollower:
         self._database = database
         self._index = index
         self._remover = remover
+        self._returned = returned
         self._log = log
         self._metrics = metrics
         self._ended = ended
@@ -91,6 +93,8 @@ class FailedFollower:
                     await self._look_for_gone()
                     await self._remover.keep_limits()
                     look_at = now + _LOOK_SECONDS
+                if await self._returned.look_when_due():
+                    self.changed.set()
             except (QueueError, AdminUnwritableError) as error:
                 self._fail(str(error))
                 self._check_soon()
@@ -176,13 +180,8 @@ class FailedFollower:
         rows = await self._database.run(failed_index.places)
         if not rows:
             return []
-        there = await self._subjects()
-        names = self._connection.names
-        missing = [
-            (submission, recipient)
-            for submission, recipient in rows
-            if names.failed_subject(QueueId(submission), recipient) not in there
-        ]
+        there = await self._store.places()
+        missing = [row for row in rows if row not in there]
         found = []
         for submission, recipient in missing[:_GONE_AT_ONCE]:
             row = await self._row(submission, recipient)
@@ -193,19 +192,6 @@ class FailedFollower:
     async def _row(self, submission: str, recipient: int) -> FailedRow | None:
         return await self._database.run(lambda db: failed_index.get(db, submission, recipient))
 
-    async def _subjects(self) -> set[str]:
-        names = self._connection.names
-        found: set[str] = set()
-        while True:
-            info = await self._connection.api(
-                f"STREAM.INFO.{names.failed_stream}",
-                {"subjects_filter": f"{names.prefix}.failed.>", "offset": len(found)},
-            )
-            subjects = info["state"].get("subjects") or {}
-            found.update(subjects)
-            if not subjects or len(found) >= int(info.get("total", 0)):
-                return found
-
     async def _note_gone(self, row: FailedRow) -> None:
         if row.stage:
             self._ended([Ended(row.request, Outcome.GONE)])
@@ -215,7 +201,7 @@ class FailedFollower:
             self.changed.set()
             return
         await self._remover.tell(row, DROPPED)
-        await self._database.run(lambda database: failed_index.delete(database, row))
+        await self._database.run(lambda database: gone_book.drop(database, row))
 
     async def _was_delivered(self, row: FailedRow) -> bool:
         try:

@@ -151,7 +151,7 @@ class FailedRemover:
     async def _carry_out(self, row: FailedRow, reason: str) -> bool:
         if reason == BY_HAND:
             await self._store.remove(row.submission, row.recipient)
-        elif not await self._store.remove_exactly(row.sequence):
+        elif not await self._store.remove_up_to(row.submission, row.recipient, row.sequence):
             last = await self._store.last(row.submission, row.recipient)
             if last is not None:
                 # A resend took it up, or ended: it is another record now, and not the oldest.
