@@ -9,7 +9,7 @@ from dataclasses import fields
 import pytest
 
 from mailrelay.mail.disposition import Outcome
-from mailrelay.mail.event import Accepted, Attempted, Discarded, Summary
+from mailrelay.mail.event import Abandoned, Accepted, Attempted, Discarded, Summary
 from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import (
     Body,
@@ -49,6 +49,7 @@ RECORDS = {
     "summary": Summary,
     "accepted": Accepted,
     "discarded": Discarded,
+    "abandoned": Abandoned,
     "attempted": Attempted,
     "outcome": Outcome,
     "pace": Pace,
