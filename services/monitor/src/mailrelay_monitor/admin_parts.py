@@ -127,6 +127,7 @@ def admin_parts(  # noqa: PLR0913 — what the composition root has
         log=log,
         metrics=FollowMetrics(registry),
         ended=resender.take,
+        resumed=resender.wake,
     )
     return AdminParts(
         database=database,

@@ -135,11 +135,6 @@ def begin(database: sqlite3.Connection, created: str) -> None:
     _put_place(database, Place(created, 0))
 
 
-def forget_requests(database: sqlite3.Connection) -> None:
-    """Start without resends under way: they are known for the monitor's life only."""
-    database.execute("UPDATE failed SET request = 0, stage = '' WHERE stage <> ''")
-
-
 def take(
     database: sqlite3.Connection, created: str, failures: Sequence[StoredFailure]
 ) -> list[Ended]:
