@@ -44,7 +44,7 @@ class BodyMetrics:
         self.deleted = Counter(
             "mailrelay_bodies_deleted",
             "Submissions whose stored content was deleted, by what found it.",
-            ["found_by"],  # event: a final event prompted it; sweep: nothing spoke of it
+            ["found_by"],  # event: one prompted it, final or abandoned; sweep: nothing spoke of it
             registry=registry,
         )
 
