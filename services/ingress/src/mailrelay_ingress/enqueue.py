@@ -77,6 +77,7 @@ class Enqueuer:
         batch_size: int,
         keeper: ContentKeeper | None = None,
     ) -> None:
+        self._connection = connection
         self._names = connection.names
         self._publisher = Publisher(connection)
         self._bodies = BodyStore(connection, self._publisher)
@@ -111,6 +112,7 @@ class Enqueuer:
             "mailrelay accept", section.traceparent, started_at=submission.accepted_at
         )
         started = asyncio.get_running_loop().time()
+        generation = self._connection.generation
         try:
             intake.raise_failure()
             content = b"" if intake.body else intake.inline()
@@ -121,8 +123,11 @@ class Enqueuer:
             )
             passed("enqueue.jobs_stored")
         except QueueError as error:
-            # Refused is not stored; without an answer it may be stored whenever the queue goes on.
-            intake.is_offered = intake.is_offered and not isinstance(error, QueueRefusedError)
+            # Refused is not stored, unless a try before was cut off with its connection. Without
+            # an answer it may be stored whenever the queue goes on.
+            is_refused = isinstance(error, QueueRefusedError)
+            if is_refused and self._connection.generation == generation:
+                intake.is_offered = False
             reply = self._not_stored(submission, error)
             span.end({"mailrelay.queue_id": submission.queue_id}, error=str(error))
             return reply
