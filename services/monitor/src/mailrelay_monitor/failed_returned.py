@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from mailrelay.mail.ids import QueueId
+from mailrelay.mail.ids import QueueId, is_queue_id
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.epoch import Epoch
 from mailrelay.queue.failed import FailedStore
@@ -72,6 +72,8 @@ class ReturnedRecords:
         known = set(await self._database.run(failed_index.all_places))
         taken_back = False
         for (submission, recipient), records in standing.items():
+            if recipient < 0 or not is_queue_id(submission):
+                continue  # nothing of ours stores there, and what it names might be a pattern
             if records > 1:
                 await self._store.keep_last(submission, recipient)
             if (submission, recipient) not in known:
