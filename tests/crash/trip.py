@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import httpx
@@ -216,24 +216,6 @@ class Trip:
     async def resend_failed(self) -> None:
         """Ask for a resend of everything that failed."""
         await self.do("POST", "/admin/retry-failed")
-
-    async def ask_again_if_killed(self, ending: Awaitable[object]) -> None:
-        """Wait for what a resend comes to; ask once more when something died meanwhile.
-
-        A request that the monitor has not carried out yet dies with it: the failed mail stays where
-        it is, and who asked asks again.
-        """
-        was_killed = self.rig.arming.killed_at(self.cell) is not None
-        waiting = asyncio.ensure_future(ending)
-        try:
-            while not (await asyncio.wait({waiting}, timeout=_LOOK_SECONDS))[0]:
-                if not was_killed and self.rig.arming.killed_at(self.cell) is not None:
-                    was_killed = True
-                    await self.rig.wait_restarted()
-                    await self.resend_failed()
-            await waiting
-        finally:
-            waiting.cancel()
 
     async def release_all(self, request: str) -> None:
         """Release everything captured to the upstream, which the relay does not know."""

@@ -61,7 +61,7 @@ async def _resent(trip: Trip) -> None:
     await trip.submit("fix", "gate")
     first = await trip.wait_failed(["fix"])
     await trip.resend_failed()
-    await trip.ask_again_if_killed(trip.wait_failed(["fix"], min_tries=2))
+    await trip.wait_failed(["fix"], min_tries=2)
     # A resend of the first record comes late: it must be dropped untried.
     names = Names(trip.rig.relay.config.get("queue", {}).get("prefix", "mailrelay"))
     for record in first.failed:
@@ -69,7 +69,7 @@ async def _resent(trip: Trip) -> None:
         await _store(trip, Role.MONITOR, replace(stale, message_id=f"{stale.message_id}/late"))
     trip.rig.opened.add("fix")
     await asyncio.gather(trip.resend_failed(), _later(0.03, trip.resend_failed))
-    await trip.ask_again_if_killed(trip.wait_no_failed("fix"))
+    await trip.wait_no_failed("fix")
     trip.rig.opened.add("gate")
 
 
@@ -97,7 +97,7 @@ async def _large_failed(trip: Trip) -> None:
     await trip.wait_failed(["fix"])
     trip.rig.opened.add("fix")
     await trip.resend_failed()
-    await trip.ask_again_if_killed(trip.wait_no_failed("fix"))
+    await trip.wait_no_failed("fix")
 
 
 async def _group(trip: Trip) -> None:

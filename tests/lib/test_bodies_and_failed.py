@@ -312,7 +312,7 @@ async def test_a_removed_record_does_not_come_back_when_its_resend_ends(
     assert await claimed(store, record, await lane_record(sender), claim.sequence) is None
 
 
-async def test_removing_exactly_one_record_leaves_the_one_that_came_after_it(
+async def test_removing_a_record_leaves_the_one_that_came_after_it(
     submission: QueueId, sender: QueueConnection, monitor: QueueConnection
 ) -> None:
     store = FailedStore(sender, Publisher(sender))
@@ -322,9 +322,9 @@ async def test_removing_exactly_one_record_leaves_the_one_that_came_after_it(
     claim = await claimed(store, record, mark())
     assert claim is not None
     removing = FailedStore(monitor, Publisher(monitor))
-    assert not await removing.remove_exactly(first)
+    assert not await removing.remove_up_to(submission, 0, first)
     assert await last_sequence(store, record) == claim.sequence
-    assert await removing.remove_exactly(claim.sequence)
+    assert await removing.remove_up_to(submission, 0, claim.sequence)
     assert await store.last(submission, 0) is None
 
 

@@ -69,7 +69,7 @@ CALLS: dict[str, dict[str, str]] = {
     "DIRECT.GET.{s}": {"": "m"},
     "DIRECT.GET.{s}.x": {"body": "sm", "limit-hour": "im", "limit-day": "im", "": "m"},
     "STREAM.PURGE.{s}": {"body": "m", "failed": "m", "capture": "m"},
-    "STREAM.MSG.DELETE.{s}": {"failed": "m", "capture": "m"},
+    "STREAM.MSG.DELETE.{s}": {},
     "STREAM.UPDATE.{s}": {},
     "STREAM.DELETE.{s}": {},
     "STREAM.CREATE.{s}": {},

@@ -175,7 +175,7 @@ FORBIDDEN = [
     ],
     *[
         (Role.MONITOR, f"$JS.API.STREAM.MSG.DELETE.mailrelay-{stream}")
-        for stream in ("lane", "body", "event", "checkpoint")
+        for stream in ("lane", "body", "event", "checkpoint", "failed", "capture")
     ],
     (Role.MONITOR, "$JS.API.STREAM.PURGE.mailrelay-lane"),
     (Role.MONITOR, "$JS.API.STREAM.PURGE.mailrelay-event"),
@@ -314,7 +314,8 @@ async def test_the_monitor_can_remove_what_is_in_the_failed_store_and_captured(
     subjects = [f"mailrelay.{stream}.{ID}.{number}" for number in range(3)]
     stored = [await Publisher(sender).store(Record(subject, b"x", "")) for subject in subjects]
     name = f"mailrelay-{stream}"
-    await monitor.api(f"STREAM.MSG.DELETE.{name}", {"seq": stored[0].sequence})
+    below = {"filter": subjects[0], "seq": stored[0].sequence + 1}
+    await monitor.api(f"STREAM.PURGE.{name}", below)
     await monitor.api(f"STREAM.PURGE.{name}", {"filter": subjects[1]})
     state = (await monitor.api(f"STREAM.INFO.{name}"))["state"]
     assert (state["messages"], state["first_seq"]) == (1, stored[2].sequence)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailrelay.mail.disposition import Disposition
-from mailrelay.mail.event import Accepted, Attempted, Discarded, Event, Summary
+from mailrelay.mail.event import Abandoned, Accepted, Attempted, Discarded, Event, Summary
 from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import CaptureRecord, FailedRecord, Job, Release, ResendMark
 from mailrelay.queue.wire import (
@@ -45,7 +45,10 @@ ATTEMPTED = st.builds(
     st.lists(some.outcomes).map(tuple),
 )
 DISCARDED = st.builds(Discarded, SUMMARIES, some.times, some.numbers, some.text, some.text)
-EVENT_LISTS: st.SearchStrategy[list[Event]] = st.lists(ACCEPTED | ATTEMPTED | DISCARDED, max_size=3)
+ABANDONED = st.builds(Abandoned, SUMMARIES, some.times)
+EVENT_LISTS: st.SearchStrategy[list[Event]] = st.lists(
+    ACCEPTED | ATTEMPTED | DISCARDED | ABANDONED, max_size=3
+)
 MARKS = st.builds(ResendMark, some.text, some.numbers, some.times)
 DECODERS: list[Callable[[bytes], Any]] = [decode_jobs, decode_failed, decode_capture, decode_events]
 

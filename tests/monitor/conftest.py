@@ -3,20 +3,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import httpx
 import pytest
 import structlog
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
+from mailrelay.config.model import Failed, RelayConfig, Security
 from mailrelay.queue.connection import QueueConnection, open_connection
+from mailrelay.queue.failed import FailedStore
+from mailrelay.queue.publish import Publisher
 from mailrelay.queue.rights import Role
 from mailrelay.queue.streams import QueueLimits, ensure
 from mailrelay.runtime.lifecycle import end_tasks
 from mailrelay.runtime.logging import Logger
 from mailrelay_cli.nats_server import find_nats_server
+from mailrelay_monitor.admin import mount_admin
+from mailrelay_monitor.admin_parts import AdminParts, admin_parts
+from mailrelay_monitor.index_thread import IndexThread
+from mailrelay_monitor.totals import Ledger
+from tests.monitor.admin_rig import Admin, Start
 from tests.monitor.nats import NatsServer
 
 LIMITS = QueueLimits(
@@ -95,3 +107,68 @@ async def background() -> AsyncIterator[Callable[[Awaitable[object]], asyncio.Fu
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(outcome, Exception):
             raise outcome
+
+
+@pytest.fixture
+async def start(connect: Connect, tmp_path: Path, log: Logger) -> AsyncIterator[Start]:
+    """Start the parts; what runs ends with the test."""
+    running: list[asyncio.Future[None]] = []
+    started: list[tuple[AdminParts, httpx.AsyncClient, IndexThread]] = []
+
+    async def start(
+        *,
+        run: bool = True,
+        forward: bool = False,
+        asking: asyncio.Lock | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> Admin:
+        await end()  # there is one monitor, and it was restarted
+        connection = await connect(Role.MONITOR)
+        sender = await connect(Role.SENDER)
+        upstream: dict[str, Any] = {"forwardSMTP": True, "forwardHost": "up"} if forward else {}
+        config = RelayConfig(
+            security=Security(requireAuth=False), failed=Failed(**options), **upstream
+        )
+        index = IndexThread(tmp_path / "monitor" / "index.sqlite3", time.time)
+        if await index.open() is None:
+            await index.make(Ledger())
+        registry, prompted = CollectorRegistry(), list[str]()
+        made: Admin
+        parts = admin_parts(
+            connection,
+            config,
+            tmp_path,
+            index,
+            registry,
+            clock=lambda: time.time() + made.ahead,
+            log=log,
+            prompt=prompted.append,
+            asking=asking or asyncio.Lock(),
+            has_upstream=lambda: config.forward_smtp,
+        )
+        app = FastAPI()
+        mount_admin(app, parts)
+        client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=30
+        )
+        store = FailedStore(sender, Publisher(sender))
+        made = Admin(parts, client, sender, connection, store, tmp_path, registry, prompted)
+        started.append((parts, client, index))
+        if run:
+            running.extend(asyncio.ensure_future(part) for part in parts.run())
+        return made
+
+    async def end() -> None:
+        await end_tasks(running)
+        for task in running:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+        running.clear()
+        while started:
+            parts, client, index = started.pop()
+            await client.aclose()
+            await parts.close()
+            await index.close()
+
+    yield start
+    await end()

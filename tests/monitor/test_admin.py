@@ -9,191 +9,31 @@ import json
 import sqlite3
 import stat
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx
 import psutil
 import pytest
-from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
-from mailrelay.config.model import Failed, RelayConfig, Security
+from mailrelay.config.model import Failed
 from mailrelay.mail.disposition import Disposition
 from mailrelay.mail.event import Discarded
 from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import CaptureRecord, FailedRecord, Job, Recipient, ResendMark, Try
-from mailrelay.mail.reply import Reply
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.events import BatchReader, EventReader, epoch_seconds
-from mailrelay.queue.failed import FailedStore
+from mailrelay.queue.events import EventReader, epoch_seconds
 from mailrelay.queue.lanes import NOW
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
-from mailrelay.queue.wire import decode_jobs, encode_capture, encode_failed, encode_jobs
-from mailrelay.runtime.lifecycle import end_tasks
-from mailrelay.runtime.logging import Logger
+from mailrelay.queue.wire import encode_capture, encode_failed, encode_jobs
 from mailrelay_monitor import failed_index, lane_room
-from mailrelay_monitor.admin import mount_admin
-from mailrelay_monitor.admin_parts import AdminParts, admin_parts
-from mailrelay_monitor.index_thread import IndexThread
-from mailrelay_monitor.totals import Ledger
+from tests.monitor.admin_rig import LATER, Admin, Start, job
 from tests.monitor.conftest import Connect
 from tests.monitor.story import queue_id
 from tests.support.wait import wait_until
-
-REFUSED = Reply(550, "5.1.1", "nobody")
-LATER = Reply(451, "4.7.1", "not now")
-
-
-@dataclass
-class Admin:
-    """The monitor's parts for failed and captured mail, and a sender to store with."""
-
-    parts: AdminParts
-    client: httpx.AsyncClient
-    sender: QueueConnection
-    reader: QueueConnection  # the monitor's own
-    store: FailedStore
-    folder: Path
-    registry: CollectorRegistry
-    prompted: list[str]
-    ahead: float = 0.0
-
-    async def fail(self, job: Job, **changes: Any) -> FailedRecord:  # noqa: ANN401
-        made = replace(FailedRecord(job, Disposition.BOUNCED, time.time()), **changes)
-        await self.store.store(made)
-        return made
-
-    async def settle(self, record: FailedRecord, again: FailedRecord | None = None) -> None:
-        """Do what a sender does with the resend of a record."""
-        last = await self.store.last(record.job.submission, record.recipient.number)
-        assert last is not None
-        mark = ResendMark("mailrelay-lane", 999_999, 1.0)
-        resend = replace(record.job, resend_of=last.sequence)
-        claim = await self.store.claim_resend(resend, mark)
-        assert claim is not None
-        if again is None:
-            await self.store.store_done(record.job, claim)
-        else:
-            await self.store.store_again(again, claim)
-
-    async def lane(self) -> list[Job]:
-        found = await BatchReader(self.reader, "mailrelay-lane", "mailrelay.lane.>").read(1)
-        return [decode_jobs(message.payload)[0] for message in found]
-
-    def file(self, record: FailedRecord) -> Path:
-        return self.parts.files.path(record.job.submission, record.recipient.number)
-
-    async def wait_file(self, record: FailedRecord) -> dict[str, Any]:
-        await wait_until(self.file(record).exists, 10, "the file is written")
-        found: dict[str, Any] = json.loads(self.file(record).read_bytes())
-        return found
-
-    async def wait_gone(self, record: FailedRecord) -> None:
-        await wait_until(lambda: not self.file(record).exists(), 10, "the file is gone")
-
-    async def progress(self) -> dict[str, Any]:
-        answer = (await self.client.get("/admin/retry-failed")).json()
-        found: dict[str, Any] = answer["requests"][0]
-        return found
-
-
-def job(
-    address: str = "r@to.example",
-    *,
-    sender: str = "a@from.example",
-    reply: Reply = REFUSED,
-    content: bytes = b"Subject: hi\r\n\r\ntext\r\n",
-    submission: QueueId | None = None,
-    **changes: Any,  # noqa: ANN401
-) -> Job:
-    tries = (Try(1, time.time(), "mx.to.example:25", reply),)
-    made = Job(
-        submission=submission or queue_id(),
-        batch=1,
-        batches=1,
-        total_recipients=1,
-        accepted_at=time.time(),
-        reverse_path=sender,
-        recipients=(Recipient(0, address, tries),),
-        size_bytes=len(content),
-        content=content,
-    )
-    return replace(made, **changes)
-
-
-Start = Callable[..., Awaitable[Admin]]
-
-
-@pytest.fixture
-async def start(connect: Connect, tmp_path: Path, log: Logger) -> AsyncIterator[Start]:
-    """Start the parts; what runs ends with the test."""
-    running: list[asyncio.Future[None]] = []
-    started: list[tuple[AdminParts, httpx.AsyncClient, IndexThread]] = []
-
-    async def start(
-        *,
-        run: bool = True,
-        forward: bool = False,
-        asking: asyncio.Lock | None = None,
-        **options: Any,  # noqa: ANN401
-    ) -> Admin:
-        await end()  # there is one monitor, and it was restarted
-        connection = await connect(Role.MONITOR)
-        sender = await connect(Role.SENDER)
-        upstream: dict[str, Any] = {"forwardSMTP": True, "forwardHost": "up"} if forward else {}
-        config = RelayConfig(
-            security=Security(requireAuth=False), failed=Failed(**options), **upstream
-        )
-        index = IndexThread(tmp_path / "monitor" / "index.sqlite3", time.time)
-        if await index.open() is None:
-            await index.make(Ledger())
-        registry, prompted = CollectorRegistry(), list[str]()
-        made: Admin
-        parts = admin_parts(
-            connection,
-            config,
-            tmp_path,
-            index,
-            registry,
-            clock=lambda: time.time() + made.ahead,
-            log=log,
-            prompt=prompted.append,
-            asking=asking or asyncio.Lock(),
-            has_upstream=lambda: config.forward_smtp,
-        )
-        app = FastAPI()
-        mount_admin(app, parts)
-        client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=30
-        )
-        store = FailedStore(sender, Publisher(sender))
-        made = Admin(parts, client, sender, connection, store, tmp_path, registry, prompted)
-        started.append((parts, client, index))
-        if run:
-            running.extend(asyncio.ensure_future(part) for part in parts.run())
-        return made
-
-    async def end() -> None:
-        await end_tasks(running)
-        for task in running:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                raise error
-        running.clear()
-        while started:
-            parts, client, index = started.pop()
-            await client.aclose()
-            await parts.close()
-            await index.close()
-
-    yield start
-    await end()
-
 
 # --- Resending ------------------------------------------------------------------------------------
 

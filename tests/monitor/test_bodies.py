@@ -109,6 +109,32 @@ async def test_prompted_body_that_nothing_names_is_deleted_whole(
     assert await chunks(connection, other) == 2
 
 
+async def test_a_chunk_that_comes_late_of_content_stored_in_vain_goes_too(
+    cleaner: BodyCleaner,
+    store: Store,
+    connection: QueueConnection,
+    background: Background,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bodies, "LATE_CHUNK_SECONDS", 2.0)
+    left, named = queue_id(), queue_id()
+    await store.body(left)
+    await store.record("lane", named)
+    background(cleaner.run_prompted())
+    for submission in (left, named):
+        cleaner.prompt_abandoned(submission)
+
+    async def gone() -> bool:
+        return await chunks(connection, left) == 0
+
+    await wait_until(gone, 5, "the body is deleted")
+    await store.body(left)
+    await wait_until(gone, 10, "what came late is deleted")
+    await wait_until(lambda: left not in cleaner._waiting, 5, "it is not asked about any more")
+    assert await chunks(connection, named) == 2
+    assert cleaner._metrics.deleted.labels("event")._value.get() == 1
+
+
 @pytest.mark.parametrize("holder", HOLDERS)
 async def test_body_that_a_record_names_stays(
     cleaner: BodyCleaner,

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
-from mailrelay.mail.event import Accepted, Attempted
+from mailrelay.mail.event import Abandoned, Event
 from mailrelay.mail.ids import QueueId
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.publish import Publisher, Record
@@ -48,6 +48,7 @@ class Rig:
         self.path = folder / "index.sqlite3"
         self.log = log
         self.prompted: list[QueueId] = []
+        self.abandoned: list[QueueId] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -63,6 +64,7 @@ class Rig:
             log=self.log,
             metrics=CollectorMetrics(CollectorRegistry()),
             prompt=self.prompted.append,
+            prompt_abandoned=self.abandoned.append,
         )
         self.task = asyncio.ensure_future(self.collector.run())
 
@@ -101,7 +103,7 @@ class Teller:
         self._publisher = Publisher(connection)
         self._subject = connection.names.event_subject("sender")
 
-    async def tell(self, *events: Accepted | Attempted) -> int:
+    async def tell(self, *events: Event) -> int:
         return await self.store(encode_events(list(events)))
 
     async def store(self, payload: bytes) -> int:
@@ -268,6 +270,19 @@ async def test_final_event_of_stored_content_prompts_its_deletion(rig: Rig, tell
         )
     )
     assert rig.prompted == [final.submission]
+
+
+async def test_content_that_was_stored_in_vain_is_asked_about_and_counts_as_no_mail(
+    rig: Rig, teller: Teller
+) -> None:
+    left = Abandoned(summary(queue_id(), 2, stored_body=True), 1.0)
+    known = summary(queue_id(), 1)
+    await rig.wait_read_to(await teller.tell(left, accepted(known)))
+    assert rig.abandoned == [left.summary.submission]
+    assert rig.prompted == []
+    assert rig.collector.ledger.totals.total_emails == 1
+    found = await rig.index.run(lambda index: index.newest(10))
+    assert [row.id for row in found] == [known.submission]
 
 
 def test_gap_within_what_is_counted_already_is_none() -> None:

@@ -20,6 +20,7 @@ from mailrelay.mail.job import Job, Recipient
 from mailrelay.mail.reply import Reply
 from mailrelay.mail.retry import RetrySchedule
 from mailrelay.queue.bodies import MAX_UNNAMED_SECONDS, BodyStore
+from mailrelay.queue.captured import CaptureStore
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import Claim, PullLoop
 from mailrelay.queue.errors import QueueFullError
@@ -256,3 +257,30 @@ async def test_a_move_whose_record_an_earlier_holder_acked_stores_nothing(tmp_pa
         await made.settler.move(claim, made.job)
         info = await made.monitor.api(f"STREAM.INFO.{names.lane_stream}")
         assert int(info["state"]["messages"]) == 0
+
+
+async def test_what_is_captured_twice_and_then_deleted_is_still_gone_after_kill_9(
+    tmp_path: Path,
+) -> None:
+    captured = Outcome(0, Disposition.CAPTURED, Reply(250, "2.0.0", "captured"), "capture")
+    async with rig(tmp_path, LIMITS) as made:
+        names = made.sender.names
+        # A job may be repeated long after its capture: then no message id is known any more.
+        repeated = replace(made.job, attempt=2)
+        async with made.server.connected(Role.INGRESS, made.log) as ingress:
+            await Publisher(ingress).store(
+                Record(names.in_subject(None), encode_jobs([repeated]), "")
+            )
+        for job in (made.job, repeated):
+            rest = follow_up(job, [captured], SCHEDULE, now=made.now, chance=0.5)
+            await made.settler.settle(
+                await made.claim(), job, rest, route="capture", duration_seconds=0.1
+            )
+            made.pull.wake()
+        other = names.capture_subject(new_queue_id(ACCEPTED_AT, 8), 1, "hash")
+        await Publisher(made.sender).store(Record(other, b"x", ""))
+        assert await CaptureStore(made.monitor).delete(made.job.submission) == 1
+        made.server.kill()
+        made.server.start()
+        async with made.server.connected(Role.MONITOR, made.log) as monitor:
+            assert await CaptureStore(monitor).count() == 1

@@ -99,6 +99,10 @@ def _check_common(streams: list[dict[str, Any]]) -> None:
             raise AssertionError(f"{config['name']}: {differing} differ, say so in the page")
 
 
+def _per_subject(most: int) -> str:
+    return "1 record" if most == 1 else f"{most} records"
+
+
 def _stream_row(config: Mapping[str, Any]) -> tuple[str, ...]:
     size = config["max_bytes"]
     share = f"{size * 100 / _STORE_BYTES:g} %" if size > _STORE_BYTES // 1000 else f"{size} octets"
@@ -106,11 +110,12 @@ def _stream_row(config: Mapping[str, Any]) -> tuple[str, ...]:
     if "max_msgs" in config:
         other.append(f"{_WORDS[config['max_msgs']]} records")
     if "max_msgs_per_subject" in config:
-        other.append(f"{config['max_msgs_per_subject']} record a subject, the last")
+        other.append(f"{_per_subject(config['max_msgs_per_subject'])} a subject, the last")
     if "max_age" in config:
         days = config["max_age"] // (86400 * _NANOSECONDS)
         other.append(f"{days} day{'s' if days > 1 else ''}")
-    other += [code(key) for key in ("allow_atomic", "allow_msg_ttl") if config.get(key)]
+    allowed = ("allow_atomic", "allow_msg_ttl", "allow_rollup_hdrs")
+    other += [code(key) for key in allowed if config.get(key)]
     return (
         code(config["name"]),
         ", ".join(map(code, config["subjects"])),

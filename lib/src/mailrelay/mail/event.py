@@ -62,6 +62,14 @@ class Discarded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Abandoned(Event):
+    """Content was stored of a submission that is not queued, and never will be.
+
+    `summary.size_bytes` is how much of it was sent off to be stored.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Attempted(Event):
     """One job had one attempt. `addresses` go with `outcomes`, one for one."""
 

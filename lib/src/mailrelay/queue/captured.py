@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from typing import Final
 
 from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import CaptureRecord, Release
@@ -22,6 +23,9 @@ from mailrelay.queue.publish import Record
 from mailrelay.queue.wire import RecordError, decode_capture, encode_jobs
 from mailrelay.runtime.steps import passed
 
+# A place that is taken stays as it is. Overwritten, its record would come back after the one on top
+# was deleted and nats-server killed (docs/decisions/0025).
+ONLY_IF_FREE: Final = {"Nats-Expected-Last-Subject-Sequence": "0"}
 _NOT_FOUND = 10037
 _PAGE = 16  # each may carry a megabyte
 

@@ -10,6 +10,10 @@ compare-and-set on its sequence number, with a copy that names the claimed recor
 compare-and-set again: with the next failure, or with the tombstone (an empty record that goes after
 an hour). Nothing of it has a message id: servers disagree on whether an id or an expected sequence
 is looked at first.
+
+What overwrites a record also removes it (`Nats-Rollup`). A stream that merely holds one record a
+subject lets go of the old one without a word in its file, and nats-server 2.15.1, killed after the
+new one was removed too, finds the old one there again (docs/decisions/0025).
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from mailrelay.runtime.steps import passed
 _NOT_FOUND = 10037
 _TOMBSTONE_TTL = "1h"  # longer than any resend of the same record may still be under way
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_REMOVES_OLDER = {"Nats-Rollup": "sub"}
 _SAME_TIME_SECONDS = 0.001  # a float of seconds holds microseconds, the server tells nanoseconds
 _PAGE = 64
 _BEHIND_RECIPIENTS = 1_000_000  # no message has so many
@@ -134,7 +139,7 @@ class FailedStore:
     async def store_done(self, job: Job, claim: ResendClaim, guard: Guard | None = None) -> None:
         """Put the tombstone in place of a claimed record whose resend succeeded."""
         subject = self._names.failed_subject(job.submission, job.recipients[0].number)
-        headers = {"Nats-TTL": _TOMBSTONE_TTL, _EXPECTED: str(claim.sequence)}
+        headers = {"Nats-TTL": _TOMBSTONE_TTL, _EXPECTED: str(claim.sequence), **_REMOVES_OLDER}
         await self._compare_and_set(Record(subject, b"", "", headers), guard)
 
     async def claim_resend(self, job: Job, mark: ResendMark) -> ResendClaim | None:
@@ -217,19 +222,42 @@ class FailedStore:
         await self._connection.api(f"STREAM.PURGE.{self._names.failed_stream}", {"filter": subject})
         passed("failed.removed")
 
-    async def remove_exactly(self, sequence: int) -> bool:
-        """Remove one record; False when it is not there any more. Raises QueueError."""
-        try:
-            await self._connection.api(
-                f"STREAM.MSG.DELETE.{self._names.failed_stream}",
-                {"seq": sequence, "no_erase": True},
-            )
-        except QueueRefusedError as error:
-            if await self.at(sequence) is None:
-                return False
-            raise error  # noqa: TRY201 — not the one that looking may raise
+    async def remove_up_to(self, submission: QueueId, recipient: int, sequence: int) -> bool:
+        """Remove the record `sequence` and what was in its place before; False when nothing was.
+
+        What was stored there since stays. Raises QueueError.
+        """
+        subject = self._names.failed_subject(submission, recipient)
+        answer = await self._connection.api(
+            f"STREAM.PURGE.{self._names.failed_stream}", {"filter": subject, "seq": sequence + 1}
+        )
         passed("failed.removed")
-        return True
+        return int(answer.get("purged", 0)) > 0
+
+    async def keep_last(self, submission: QueueId, recipient: int) -> None:
+        """Remove what was left beside a recipient's last record. Raises QueueError."""
+        subject = self._names.failed_subject(submission, recipient)
+        await self._connection.api(
+            f"STREAM.PURGE.{self._names.failed_stream}", {"filter": subject, "keep": 1}
+        )
+
+    async def places(self) -> dict[tuple[QueueId, int], int]:
+        """Return every place that is taken, by submission and recipient, and by how many records.
+
+        More than one only while one is being overwritten, or when that was broken off. Raises
+        QueueError.
+        """
+        prefix = f"{self._names.prefix}.failed."
+        found: dict[str, int] = {}
+        while True:
+            info = await self._connection.api(
+                f"STREAM.INFO.{self._names.failed_stream}",
+                {"subjects_filter": f"{prefix}>", "offset": len(found)},
+            )
+            subjects = info["state"].get("subjects") or {}
+            found.update(subjects)
+            if not subjects or len(found) >= int(info.get("total", 0)):
+                return {_place(subject): records for subject, records in found.items()}
 
     async def _has_live_resend(self, last: StoredFailure) -> bool:
         mark = last.record.resending if last.record is not None else None
@@ -240,7 +268,7 @@ class FailedStore:
     ) -> bool:
         """Store a record when `sequence` is the last of its subject; 0 means none is there."""
         subject = self._names.failed_subject(record.job.submission, record.recipient.number)
-        headers = {_EXPECTED: str(sequence)}
+        headers = {_EXPECTED: str(sequence), **(_REMOVES_OLDER if sequence else {})}
         return await self._compare_and_set(
             Record(subject, encode_failed(record), "", headers), guard
         )
@@ -276,11 +304,15 @@ def _readable(payload: bytes) -> FailedRecord | None:
         return None
 
 
+def _place(subject: str) -> tuple[QueueId, int]:
+    submission, _, recipient = subject.rpartition(".")
+    number = int(recipient) if recipient.isdigit() else -1
+    return QueueId(submission.rpartition(".")[2]), number
+
+
 def _failure(message: StoredMessage) -> StoredFailure:
-    submission, _, recipient = message.subject.rpartition(".")
     return StoredFailure(
-        QueueId(submission.rpartition(".")[2]),
-        int(recipient) if recipient.isdigit() else -1,
+        *_place(message.subject),
         message.sequence,
         len(message.payload),
         not message.payload,

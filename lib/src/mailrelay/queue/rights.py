@@ -124,6 +124,4 @@ def _monitor(names: Names) -> tuple[str, ...]:
             f"$JS.API.STREAM.PURGE.{stream}"
             for stream in (names.body_stream, names.failed_stream, names.capture_stream)
         ),
-        f"$JS.API.STREAM.MSG.DELETE.{names.failed_stream}",
-        f"$JS.API.STREAM.MSG.DELETE.{names.capture_stream}",
     )

@@ -85,7 +85,10 @@ def stream_configs(names: Names, limits: QueueLimits) -> list[dict[str, Any]]:
             "name": names.failed_stream,
             "subjects": [f"{prefix}.failed.>"],
             "max_bytes": share["failed"],
-            "max_msgs_per_subject": 1,
+            # Not 1: the server would let go of a record before what overwrites it removes it, and
+            # that removal is what stands in its file (mailrelay.queue.failed).
+            "max_msgs_per_subject": 2,
+            "allow_rollup_hdrs": True,
             "discard": "old",
             "allow_msg_ttl": True,
         },

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from mailrelay.mail.event import Accepted, Attempted, Discarded, Event
+from mailrelay.mail.event import Abandoned, Accepted, Attempted, Discarded, Event
 from mailrelay.mail.job import CaptureRecord, FailedRecord, Job
 from mailrelay.mail.pace import Pace
 from mailrelay.queue.bounds import fault_of, fault_of_event, fault_of_job
@@ -45,14 +45,18 @@ class _DiscardedRecord(msgspec.Struct, tag="discarded", frozen=True):
     event: Discarded
 
 
-_EventRecord = _AcceptedRecord | _AttemptedRecord | _DiscardedRecord
+class _AbandonedRecord(msgspec.Struct, tag="abandoned", frozen=True):
+    event: Abandoned
+
+
+_EventRecord = _AcceptedRecord | _AttemptedRecord | _DiscardedRecord | _AbandonedRecord
 
 
 class _Kind(msgspec.Struct):
     type: str
 
 
-KnownEvent = Accepted | Attempted | Discarded
+KnownEvent = Accepted | Attempted | Discarded | Abandoned
 _T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()
 _jobs = msgspec.msgpack.Decoder(list[Job])
@@ -62,7 +66,7 @@ _pace = msgspec.msgpack.Decoder(Pace)
 _events = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _event = msgspec.msgpack.Decoder(_EventRecord)
 _kind = msgspec.msgpack.Decoder(_Kind)
-_KINDS = frozenset({"accepted", "attempted", "discarded"})
+_KINDS = frozenset({"accepted", "attempted", "discarded", "abandoned"})
 
 
 def encode_jobs(jobs: list[Job]) -> bytes:
@@ -145,6 +149,8 @@ def _tagged(event: Event) -> _EventRecord:
         return _AttemptedRecord(event)
     if isinstance(event, Discarded):
         return _DiscardedRecord(event)
+    if isinstance(event, Abandoned):
+        return _AbandonedRecord(event)
     msg = f"no wire form for {type(event).__name__}"
     raise TypeError(msg)
 

@@ -3,7 +3,8 @@
 The only place that publishes mail. 250 is returned only behind the queue's ack. Small content is
 inline in its job; what outgrows that goes to the body stream in chunks while the client still
 sends, at most `CHUNKS_IN_FLIGHT` at once, so that a message of any size holds a bounded memory.
-Chunks of a DATA that does not end well are swept by the monitor.
+Chunks of a DATA that does not end well are told to the monitor, which deletes them; those of a job
+that may be stored all the same are left to its sweep.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 
 from prometheus_client import Counter, Histogram
 
 from mailrelay.config.model import RelayConfig
-from mailrelay.mail.event import Accepted, Summary
+from mailrelay.mail.event import Abandoned, Accepted, Summary
 from mailrelay.mail.header import MAX_HEADER_BYTES, HeaderSection, read_header
 from mailrelay.mail.job import Body, Job
 from mailrelay.mail.reply import Reply
@@ -29,7 +31,12 @@ from mailrelay.queue.bodies import (
     body_token,
 )
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.errors import QueueError, QueueFullError, RecordTooLargeError
+from mailrelay.queue.errors import (
+    QueueError,
+    QueueFullError,
+    QueueRefusedError,
+    RecordTooLargeError,
+)
 from mailrelay.queue.events import EventWriter
 from mailrelay.queue.publish import MAX_BATCH, Publisher, Record
 from mailrelay.queue.wire import encode_jobs
@@ -70,6 +77,7 @@ class Enqueuer:
         batch_size: int,
         keeper: ContentKeeper | None = None,
     ) -> None:
+        self._connection = connection
         self._names = connection.names
         self._publisher = Publisher(connection)
         self._bodies = BodyStore(connection, self._publisher)
@@ -91,7 +99,7 @@ class Enqueuer:
     ) -> Intake:
         """Start to take a submission's content in."""
         copy = self._keeper.begin(submission) if self._keeper else None
-        return Intake(submission, share, self._bodies, judge_header, copy)
+        return Intake(submission, share, self._bodies, judge_header, copy, left=self._tell_left)
 
     async def finish(self, intake: Intake) -> Reply:
         """Store the submission, all recipients or none, and return the client's reply."""
@@ -104,15 +112,22 @@ class Enqueuer:
             "mailrelay accept", section.traceparent, started_at=submission.accepted_at
         )
         started = asyncio.get_running_loop().time()
+        generation = self._connection.generation
         try:
             intake.raise_failure()
             content = b"" if intake.body else intake.inline()
             jobs = await self._jobs(intake, content, span.traceparent)
+            intake.is_offered = True
             await self._publisher.store_together(
                 [self._record(job) for job in jobs], guard=intake.check_body
             )
             passed("enqueue.jobs_stored")
         except QueueError as error:
+            # Refused is not stored, unless a try before was cut off with its connection. Without
+            # an answer it may be stored whenever the queue goes on.
+            is_refused = isinstance(error, QueueRefusedError)
+            if is_refused and self._connection.generation == generation:
+                intake.is_offered = False
             reply = self._not_stored(submission, error)
             span.end({"mailrelay.queue_id": submission.queue_id}, error=str(error))
             return reply
@@ -169,6 +184,18 @@ class Enqueuer:
         message_id = job.name if job.batches > 1 else job.submission
         return Record(subject, encode_jobs([job]), message_id)
 
+    def _tell_left(self, submission: Submission, size_bytes: int) -> None:
+        """Tell that chunks of a submission may be stored that no record names, nor ever will."""
+        summary = Summary(
+            submission.queue_id,
+            submission.reverse_path,
+            size_bytes,
+            len(submission.recipients),
+            submission.accepted_at,
+            stored_body=True,
+        )
+        self._events.tell(Abandoned(summary, time.time()))
+
     def _not_stored(self, submission: Submission, error: QueueError) -> Reply:
         if isinstance(error, QueueFullError):
             reason, reply = "full", replies.QUEUE_FULL
@@ -198,7 +225,11 @@ class Intake:
         bodies: BodyStore,
         judge_header: Callable[[HeaderSection], Reply | None],
         copy: Copy | None = None,
+        left: Callable[[Submission, int], None] | None = None,
     ) -> None:
+        """`left` is told of a submission whose content was stored in vain, and how much of it."""
+        self._left = left
+        self.is_offered = False  # whether a job that names the content is stored, or may be yet
         self.submission = submission
         self.copy = copy  # of what is accepted, for people (`keep`)
         self.refusal: Reply | None = None
@@ -275,6 +306,8 @@ class Intake:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*self._under_way, return_exceptions=True)
+        if self._writing is not None and not self.is_offered and self._left is not None:
+            self._left(self.submission, self._stored_bytes)
 
     async def begin_body(self) -> None:
         """Note that content goes to the body stream. Raises QueueError."""

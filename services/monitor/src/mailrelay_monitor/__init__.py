@@ -11,10 +11,11 @@
 7. `bodies` deletes large content that nothing names any more.
 8. `failed_follow` reads the failed store into `failed_index` (`failed_filter` says which rows are
    meant); `failed_files` keeps a file for each, with its `held_content`; `failed_removal` removes
-   by hand and past the limits.
+   by hand and past the limits, `failed_returned` what is there again although it is gone (what
+   the stream dropped stands in `gone_book`).
 9. `retry` sends failed mail again, `captured` releases captured mail, as `lane_room` has room;
-   `release_book` notes how far. Their notes are in `admin_database`. `kept` finds and thins out
-   the content that ingress kept.
+   `release_book` and `resend_book` note how far. Their notes are in `admin_database`. `kept`
+   finds and thins out the content that ingress kept.
 10. `limits` tells how far the rate limits are used up.
 11. `http` answers: `access` says who may ask what, `page` is the page for people, `exposition`
     the numbers for Prometheus, `serve` the listening sockets, `http_connection` a client on them.

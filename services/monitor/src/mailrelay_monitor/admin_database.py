@@ -1,8 +1,9 @@
 """The monitor's own notes on failed and captured mail, in SQLite, in a thread of their own.
 
-Whatever stands here can be made anew: what failed from the failed store (`failed_index`), at the
-price of writing the files again. A release that was under way (`release_book`) would be forgotten.
-So a file that is damaged is put aside, and a new one begun.
+What failed can be made anew from the failed store (`failed_index`), at the price of writing the
+files again; of that, what a power cut takes is read again. Releases and resends that were asked for
+(`release_book`, `resend_book`) stand here alone, so who notes one says that it is to be on disk. A
+file that is damaged is put aside, and a new one begun: then they are to be asked for again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mailrelay.runtime.logging import Logger
-from mailrelay_monitor import failed_index, release_book
+from mailrelay_monitor import failed_index, gone_book, release_book, resend_book
 
 _T = TypeVar("_T")
 _VERSION = 1
@@ -35,9 +36,12 @@ class AdminDatabase:
         self._executor = ThreadPoolExecutor(1, "admin-database")
         self._database: sqlite3.Connection | None = None
 
-    async def run(self, use: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Use the database in one transaction. Raises AdminUnwritableError, and as `use` does."""
-        return await self.in_thread(lambda: self._use(use))
+    async def run(self, use: Callable[[sqlite3.Connection], _T], *, durable: bool = False) -> _T:
+        """Use the database in one transaction. Raises AdminUnwritableError, and as `use` does.
+
+        With `durable` it is on disk when this returns, also when the machine loses its power.
+        """
+        return await self.in_thread(lambda: self._use(use, durable=durable))
 
     async def in_thread(self, call: Callable[[], _T]) -> _T:
         """Do something that blocks in the database's thread."""
@@ -49,9 +53,10 @@ class AdminDatabase:
         self._executor.shutdown(wait=False)
 
     # In the thread.
-    def _use(self, use: Callable[[sqlite3.Connection], _T]) -> _T:
+    def _use(self, use: Callable[[sqlite3.Connection], _T], *, durable: bool) -> _T:
         try:
             database = self._database or self._open()
+            database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             with database:  # commits, or rolls back what raised
                 database.execute("BEGIN IMMEDIATE")
                 return use(database)
@@ -66,14 +71,17 @@ class AdminDatabase:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")  # what is lost is read again
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version not in {0, _VERSION}:
             database.close()
             self._put_aside(f"it has version {version}, this monitor has {_VERSION}")
             return self._open()
         database.executescript(
-            failed_index.SCHEMA + release_book.SCHEMA + f"PRAGMA user_version = {_VERSION};"
+            failed_index.SCHEMA
+            + gone_book.SCHEMA
+            + release_book.SCHEMA
+            + resend_book.SCHEMA
+            + f"PRAGMA user_version = {_VERSION};"
         )
         self._database = database
         return database

@@ -24,6 +24,7 @@ from mailrelay_monitor.captured import CapturedRemover, Releaser
 from mailrelay_monitor.failed_files import FailedFiles, FileMetrics
 from mailrelay_monitor.failed_follow import FailedFollower, FollowMetrics
 from mailrelay_monitor.failed_removal import FailedRemover, RemovalMetrics
+from mailrelay_monitor.failed_returned import ReturnedRecords
 from mailrelay_monitor.index_thread import IndexThread
 from mailrelay_monitor.retry import Resender, ResendMetrics
 
@@ -122,9 +123,11 @@ def admin_parts(  # noqa: PLR0913 — what the composition root has
         database,
         index,
         remover,
+        ReturnedRecords(connection, failed, database, log=log, prompt=prompt),
         log=log,
         metrics=FollowMetrics(registry),
         ended=resender.take,
+        resumed=resender.wake,
     )
     return AdminParts(
         database=database,

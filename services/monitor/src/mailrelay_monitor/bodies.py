@@ -1,9 +1,10 @@
 """Delete large content that nothing names any more (queue rule 10): the only place that does.
 
 A final event prompts the question, because big mail must not pile up; the stream leaders answer
-it. The event comes before its job's record is acked, so the question is asked a few times. A slow
-sweep asks the same of every body older than an hour, for the events that never came. Age alone and
-the index never delete anything.
+it. The event comes before its job's record is acked, so the question is asked a few times. So does
+ingress for what it stored in vain; chunks of that may still be on their way, so it is asked once
+more. A slow sweep asks the same of every body older than an hour, for the events that never came.
+Age alone and the index never delete anything.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from mailrelay.runtime.logging import Logger
 # 102 s in all: an ack may be late by a restart of the sender or an election in a cluster. Content
 # still in use then waits for another event of its submission, or the sweep.
 ASK_DELAYS_SECONDS = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2)
+# Longer than the queue takes to come to what was sent to it when the event was told.
+LATE_CHUNK_SECONDS = 20.0
 MAX_WAITING = 10_000  # some 2 MB; what finds no room is the sweep's
 _FIRST_SWEEP_SECONDS = 10.0
 _SWEEP_SECONDS = 600.0
@@ -41,7 +44,7 @@ class BodyMetrics:
         self.deleted = Counter(
             "mailrelay_bodies_deleted",
             "Submissions whose stored content was deleted, by what found it.",
-            ["found_by"],  # event: a final event prompted it; sweep: nothing spoke of it
+            ["found_by"],  # event: one prompted it, final or abandoned; sweep: nothing spoke of it
             registry=registry,
         )
 
@@ -65,6 +68,9 @@ class BodyCleaner:
         self._metrics = metrics
         self._waiting: dict[QueueId, int] = {}  # how often it was asked
         self._due: list[tuple[float, QueueId]] = []
+        # Of these: to be asked once more behind their deletion, and those of which that is left.
+        self._once_more: set[QueueId] = set()
+        self._deleted: set[QueueId] = set()
         self._wake = asyncio.Event()
         # Held while the streams are asked about one body. The order of the questions is that in
         # which records move on; a release moves one back, and must not come in between.
@@ -78,6 +84,12 @@ class BodyCleaner:
             self._waiting[submission] = 0
             self._push(submission, ASK_DELAYS_SECONDS[0])
             self._wake.set()
+
+    def prompt_abandoned(self, submission: QueueId) -> None:
+        """Ask soon of content that was stored in vain, and once more behind its deletion."""
+        self.prompt(submission)
+        if submission in self._waiting:
+            self._once_more.add(submission)
 
     async def run_prompted(self) -> None:
         """Answer the prompts until cancelled."""
@@ -94,7 +106,8 @@ class BodyCleaner:
                 continue
             _, submission = heapq.heappop(self._due)
             try:
-                deleted = await self._delete_unused(submission, "event")
+                found_by = "" if submission in self._deleted else "event"
+                deleted = await self._delete_unused(submission, found_by)
             except QueueError as error:
                 self._log.warning("body.not_asked", id=submission, reason=str(error))
                 self._push(submission, _RETRY_SECONDS)
@@ -135,13 +148,22 @@ class BodyCleaner:
             deleted = await self._store.delete_unused(submission)
         if not deleted:
             return False
-        self._metrics.deleted.labels(found_by).inc()
+        if found_by:
+            self._metrics.deleted.labels(found_by).inc()
         return True
 
     def _settle(self, submission: QueueId, *, deleted: bool) -> None:
         asked = self._waiting[submission] + 1
+        if deleted and submission in self._once_more:
+            self._once_more.discard(submission)
+            self._deleted.add(submission)
+            self._waiting[submission] = 0
+            self._push(submission, LATE_CHUNK_SECONDS)
+            return
         if deleted or asked >= len(ASK_DELAYS_SECONDS):
             del self._waiting[submission]
+            self._once_more.discard(submission)
+            self._deleted.discard(submission)
             return
         self._waiting[submission] = asked
         self._push(submission, ASK_DELAYS_SECONDS[asked])

@@ -78,7 +78,7 @@ class Releaser:
                     raise NothingCapturedError(one)
                 asked += len(of_it)
             request = ReleaseRequest(request_id, self._clock(), next_hop, ids, up_to, asked)
-            await self._put(request)
+            await self._put(request, durable=True)
         passed("release.noted")
         self._log.info(
             "captured.release_asked",
@@ -184,8 +184,10 @@ class Releaser:
         while not await self._room.room():  # noqa: ASYNC110 — another process takes from it
             await asyncio.sleep(_TURN_SECONDS)
 
-    async def _put(self, request: ReleaseRequest) -> None:
-        await self._database.run(lambda database: release_book.write(database, request))
+    async def _put(self, request: ReleaseRequest, *, durable: bool = False) -> None:
+        await self._database.run(
+            lambda database: release_book.write(database, request), durable=durable
+        )
 
 
 class CapturedRemover:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from mailrelay.mail.event import Attempted, Discarded
+from mailrelay.mail.event import Abandoned, Attempted, Discarded
 from mailrelay.mail.ids import QueueId
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError
@@ -55,7 +55,7 @@ class CollectorMetrics:
 class Collector:
     """The reader of the event stream. `ledger` and the rest are its last word, for anybody."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 — it is where these meet
         self,
         connection: QueueConnection,
         index: IndexThread,
@@ -65,8 +65,12 @@ class Collector:
         log: Logger,
         metrics: CollectorMetrics,
         prompt: Callable[[QueueId], None],
+        prompt_abandoned: Callable[[QueueId], None],
     ) -> None:
-        """`prompt` is told of submissions whose stored content may be done with."""
+        """`prompt` is told of submissions whose stored content may be done with.
+
+        `prompt_abandoned` of those whose content was stored in vain.
+        """
         self._connection = connection
         self._reader = EventReader(connection)
         self._index = index
@@ -75,6 +79,7 @@ class Collector:
         self._log = log
         self._metrics = metrics
         self._prompt = prompt
+        self._prompt_abandoned = prompt_abandoned
         self._is_open = False
         self._check_at = 0.0
         self._prune_at = 0.0
@@ -209,7 +214,9 @@ class Collector:
             if record.stored_at < oldest:
                 continue
             for event in record.events:
-                if (isinstance(event, Discarded) and event.summary.stored_body) or (
+                if isinstance(event, Abandoned):
+                    self._prompt_abandoned(event.summary.submission)
+                elif (isinstance(event, Discarded) and event.summary.stored_body) or (
                     isinstance(event, Attempted)
                     and event.summary.stored_body
                     and all(outcome.disposition.is_final for outcome in event.outcomes)

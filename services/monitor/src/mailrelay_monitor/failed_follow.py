@@ -9,19 +9,20 @@ stream, is told, and its file stays, for it is the last copy.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from mailrelay.mail.ids import QueueId
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.failed import FailedStore, StoredFailure
 from mailrelay.runtime.logging import Logger
-from mailrelay_monitor import failed_index
+from mailrelay_monitor import failed_index, gone_book, resend_book
 from mailrelay_monitor.admin_database import AdminDatabase, AdminUnwritableError
 from mailrelay_monitor.failed_index import DONE, Ended, FailedRow, Outcome, Place
 from mailrelay_monitor.failed_removal import DROPPED, FailedRemover
+from mailrelay_monitor.failed_returned import ReturnedRecords
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
 
@@ -56,20 +57,27 @@ class FailedFollower:
         database: AdminDatabase,
         index: IndexThread,
         remover: FailedRemover,
+        returned: ReturnedRecords,
         *,
         log: Logger,
         metrics: FollowMetrics,
         ended: Callable[[list[Ended]], None],
+        resumed: Callable[[], None],
     ) -> None:
-        """`ended` is told of resends that came to their end."""
+        """`ended` is told of resends that came to their end.
+
+        `resumed` is called once those of before this process may go on.
+        """
         self._connection = connection
         self._store = store
         self._database = database
         self._index = index
         self._remover = remover
+        self._returned = returned
         self._log = log
         self._metrics = metrics
         self._ended = ended
+        self._resumed = resumed
         self._reading = asyncio.Lock()
         self._created = ""
         self._check_at = 0.0
@@ -80,17 +88,24 @@ class FailedFollower:
     async def run(self) -> None:
         """Follow until cancelled."""
         self._connection.on_reconnect(self._check_soon)
-        await self._first()
+        await self._begin(resend_book.forget_unknown)
+        is_resuming = True
         look_at = 0.0
         while True:
             pause = _IDLE_SECONDS
             try:
                 read = await self.catch_up()
+                if is_resuming:  # behind what ended while there was no monitor
+                    await self._database.run(resend_book.queue_again)
+                    is_resuming = False
+                    self._resumed()
                 now = asyncio.get_running_loop().time()
                 if read or now >= look_at:
                     await self._look_for_gone()
                     await self._remover.keep_limits()
                     look_at = now + _LOOK_SECONDS
+                if await self._returned.look_when_due():
+                    self.changed.set()
             except (QueueError, AdminUnwritableError) as error:
                 self._fail(str(error))
                 self._check_soon()
@@ -120,21 +135,23 @@ class FailedFollower:
 
     async def _take(self, failures: list[StoredFailure]) -> None:
         created = self._created
-        self._ended(
-            await self._database.run(
-                lambda database: failed_index.take(database, created, failures)
-            )
-        )
+
+        def take(database: sqlite3.Connection) -> list[Ended]:
+            ended = failed_index.take(database, created, failures)
+            resend_book.count(database, ended)
+            return ended
+
+        self._ended(await self._database.run(take))
         self.changed.set()
 
     def _check_soon(self) -> None:
         """Look at the stream before reading on: it may be another one now."""
         self._check_at = 0.0
 
-    async def _first(self) -> None:
+    async def _begin(self, do: Callable[[sqlite3.Connection], None]) -> None:
         while True:
             try:
-                await self._database.run(failed_index.forget_requests)
+                await self._database.run(do)
             except AdminUnwritableError as error:
                 self._fail(str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -176,13 +193,8 @@ class FailedFollower:
         rows = await self._database.run(failed_index.places)
         if not rows:
             return []
-        there = await self._subjects()
-        names = self._connection.names
-        missing = [
-            (submission, recipient)
-            for submission, recipient in rows
-            if names.failed_subject(QueueId(submission), recipient) not in there
-        ]
+        there = await self._store.places()
+        missing = [row for row in rows if row not in there]
         found = []
         for submission, recipient in missing[:_GONE_AT_ONCE]:
             row = await self._row(submission, recipient)
@@ -193,29 +205,27 @@ class FailedFollower:
     async def _row(self, submission: str, recipient: int) -> FailedRow | None:
         return await self._database.run(lambda db: failed_index.get(db, submission, recipient))
 
-    async def _subjects(self) -> set[str]:
-        names = self._connection.names
-        found: set[str] = set()
-        while True:
-            info = await self._connection.api(
-                f"STREAM.INFO.{names.failed_stream}",
-                {"subjects_filter": f"{names.prefix}.failed.>", "offset": len(found)},
-            )
-            subjects = info["state"].get("subjects") or {}
-            found.update(subjects)
-            if not subjects or len(found) >= int(info.get("total", 0)):
-                return found
-
     async def _note_gone(self, row: FailedRow) -> None:
-        if row.stage:
-            self._ended([Ended(row.request, Outcome.GONE)])
         if await self._was_delivered(row):
             # Its tombstone came and went while nobody looked.
-            await self._database.run(lambda db: failed_index.set_removing(db, row, DONE))
+            ended = _end(row, Outcome.DELIVERED)
+
+            def take(database: sqlite3.Connection) -> None:
+                failed_index.set_removing(database, row, DONE)
+                resend_book.count(database, ended)
+
+            await self._database.run(take)
             self.changed.set()
-            return
-        await self._remover.tell(row, DROPPED)
-        await self._database.run(lambda database: failed_index.delete(database, row))
+        else:
+            await self._remover.tell(row, DROPPED)
+            ended = _end(row, Outcome.GONE)
+
+            def drop(database: sqlite3.Connection) -> None:
+                gone_book.drop(database, row)
+                resend_book.count(database, ended)
+
+            await self._database.run(drop)
+        self._ended(ended)
 
     async def _was_delivered(self, row: FailedRow) -> bool:
         try:
@@ -230,6 +240,11 @@ class FailedFollower:
             self._log.error("failed_store.not_followed", reason=fault)
         self._fault = fault
         self._metrics.fault.set(0 if fault else 1)
+
+
+def _end(row: FailedRow, outcome: Outcome) -> list[Ended]:
+    """Return the end of a row's resend, if it has one."""
+    return [Ended(row.request, outcome)] if row.stage else []
 
 
 def _is_another(reached: Place, created: str, last_sequence: int) -> bool:

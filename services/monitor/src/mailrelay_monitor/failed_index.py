@@ -131,12 +131,8 @@ def place(database: sqlite3.Connection) -> Place:
 def begin(database: sqlite3.Connection, created: str) -> None:
     """Begin anew with another stream."""
     database.execute("DELETE FROM failed")
+    database.execute("DELETE FROM failed_dropped")
     _put_place(database, Place(created, 0))
-
-
-def forget_requests(database: sqlite3.Connection) -> None:
-    """Start without resends under way: they are known for the monitor's life only."""
-    database.execute("UPDATE failed SET request = 0, stage = '' WHERE stage <> ''")
 
 
 def take(
@@ -146,6 +142,10 @@ def take(
     ended = []
     for failure in failures:
         row = get(database, failure.submission, failure.recipient)
+        database.execute(
+            "DELETE FROM failed_dropped WHERE submission = ? AND recipient = ?",
+            (failure.submission, failure.recipient),
+        )
         if failure.is_done:
             _put(database, _done(failure, row))
             if row is not None and row.stage:
@@ -159,6 +159,11 @@ def take(
     if failures:
         _put_place(database, Place(created, failures[-1].sequence))
     return ended
+
+
+def put(database: sqlite3.Connection, failure: StoredFailure) -> None:
+    """Make the row of a record that is there again, behind which the place is already."""
+    _put(database, _row(failure, None))
 
 
 def get(database: sqlite3.Connection, submission: str, recipient: int) -> FailedRow | None:
@@ -334,6 +339,11 @@ def places(database: sqlite3.Connection) -> list[tuple[str, int]]:
     """Return submission and recipient of every row."""
     rows = database.execute(f"SELECT submission, recipient FROM failed WHERE {_THERE}")  # noqa: S608 — only our own constants are put in
     return rows.fetchall()
+
+
+def all_places(database: sqlite3.Connection) -> list[tuple[str, int]]:
+    """Return submission and recipient of every row, of those that are going, too."""
+    return database.execute("SELECT submission, recipient FROM failed").fetchall()
 
 
 def _select(database: sqlite3.Connection, where: str, values: Sequence[object]) -> list[FailedRow]:

@@ -8,6 +8,7 @@ that is under way is not called back, but what it comes to is not stored any mor
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -24,7 +25,7 @@ from mailrelay.queue.failed import FailedStore
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.steps import passed
-from mailrelay_monitor import failed_index
+from mailrelay_monitor import failed_index, resend_book
 from mailrelay_monitor.admin_database import AdminDatabase
 from mailrelay_monitor.failed_files import FailedFiles
 from mailrelay_monitor.failed_index import Ended, FailedRow, Outcome
@@ -151,7 +152,7 @@ class FailedRemover:
     async def _carry_out(self, row: FailedRow, reason: str) -> bool:
         if reason == BY_HAND:
             await self._store.remove(row.submission, row.recipient)
-        elif not await self._store.remove_exactly(row.sequence):
+        elif not await self._store.remove_up_to(row.submission, row.recipient, row.sequence):
             last = await self._store.last(row.submission, row.recipient)
             if last is not None:
                 # A resend took it up, or ended: it is another record now, and not the oldest.
@@ -160,10 +161,15 @@ class FailedRemover:
         passed("discard.removed")
         await self._files.remove(row)
         passed("discard.file_removed")
-        if row.stage:
-            self._ended([Ended(row.request, Outcome.GONE)])
         await self.tell(row, reason)
-        await self._database.run(lambda database: failed_index.delete(database, row))
+        ended = [Ended(row.request, Outcome.GONE)] if row.stage else []
+
+        def delete(database: sqlite3.Connection) -> None:
+            failed_index.delete(database, row)
+            resend_book.count(database, ended)
+
+        await self._database.run(delete)
+        self._ended(ended)
         return True
 
     async def _beyond(self) -> list[tuple[FailedRow, str]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mailrelay.mail.disposition import Outcome
-from mailrelay.mail.event import Accepted, Attempted, Discarded
+from mailrelay.mail.event import Abandoned, Accepted, Attempted, Discarded
 from mailrelay.mail.ids import QueueId, new_queue_id
 from mailrelay.queue.events import EventRecord
 from mailrelay.runtime.clock import Clock
@@ -97,8 +97,9 @@ class Index:
             for record in records:
                 is_new = record.sequence > ledger.counted_to
                 for event in record.events:
-                    if isinstance(event, Discarded):
-                        continue  # what became of the mail stays: it failed
+                    # What became of the mail stays: it failed, or never was any.
+                    if isinstance(event, Discarded | Abandoned):
+                        continue
                     change = self._take(event, ledger, is_new=is_new)
                     if is_new and change is not None:
                         totals = totals.plus(change)

@@ -112,6 +112,7 @@ class _Monitor:
             log=log,
             metrics=CollectorMetrics(registry),
             prompt=self._bodies.prompt,
+            prompt_abandoned=self._bodies.prompt_abandoned,
         )
         self._backlog = BacklogWatch(
             connection, settings.data_dir, clock=clock, metrics=BacklogMetrics(registry)

@@ -1,14 +1,15 @@
 """Send failed mail again, asked for by hand or from time to time (queue rule 8).
 
 Asking notes which records are meant and answers at once; they go into lane `now` a few at a time
-(`lane_room`). A resend names its record's sequence number, and so does its message id. Whether it
-may go on is decided by who claims it, on the record itself: what is known here is for the numbers,
-and only for this process's life.
+(`lane_room`). That note is on disk before the answer (`resend_book`), so that the next monitor goes
+on with it. A resend names its record's sequence number, and so does its message id. Whether it may
+go on is decided by who claims it, on the record itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from dataclasses import dataclass, replace
 
 from prometheus_client import CollectorRegistry, Counter
@@ -27,19 +28,19 @@ from mailrelay.queue.wire import encode_jobs
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.steps import passed
-from mailrelay_monitor import failed_index
+from mailrelay_monitor import failed_index, resend_book
 from mailrelay_monitor.admin_database import AdminDatabase, AdminUnwritableError
 from mailrelay_monitor.failed_filter import FailedFilter
 from mailrelay_monitor.failed_follow import FailedFollower
-from mailrelay_monitor.failed_index import QUEUED, WAITING, Ended, FailedRow, Outcome
+from mailrelay_monitor.failed_index import QUEUED, WAITING, Ended, FailedRow, Marked, Outcome
 from mailrelay_monitor.lane_room import LaneRoom
+from mailrelay_monitor.resend_book import Progress
 
 _TURN_SECONDS = 0.1
 _IDLE_SECONDS = 30.0
 _RETRY_SECONDS = 2.0
 _FULL_SECONDS = 5.0
 _AT_ONCE = 16  # publishes under way; each may carry 64 KB
-_KNOWN = 50  # requests whose numbers are kept
 _MARKED = 1000
 _LOOKS_AN_INTERVAL = 4
 _LONGEST_LOOK_SECONDS = 60.0
@@ -68,21 +69,6 @@ class ResendReport:
     unreadable: int
 
 
-@dataclass(slots=True)
-class Progress:
-    """One request's numbers; `waiting` and `queued` are asked of the rows."""
-
-    request: int
-    asked_at: float
-    by: str  # hand, interval
-    asked: int
-    waiting: int = 0
-    queued: int = 0
-    delivered: int = 0
-    failed_again: int = 0
-    gone: int = 0
-
-
 class Resender:
     """Takes requests and carries them out."""
 
@@ -109,11 +95,9 @@ class Resender:
         self._room = LaneRoom(connection)
         self._asking = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._known: dict[int, Progress] = {}
-        self._last = 0
 
     async def ask(self, follower: FailedFollower, which: FailedFilter) -> ResendReport:
-        """Have everything that matches sent again.
+        """Have everything that matches sent again, also if this process ends meanwhile.
 
         Raises QueueError, AdminUnwritableError: then nothing is.
         """
@@ -122,30 +106,29 @@ class Resender:
             return await self._note(which, "hand", "1")
 
     async def progress(self) -> list[Progress]:
-        """Return the latest requests of this monitor's life, the newest first."""
-        stages = await self._database.run(failed_index.stages)
-        return [
-            replace(
-                one,
-                waiting=stages.get((one.request, WAITING), 0),
-                queued=stages.get((one.request, QUEUED), 0),
-            )
-            for one in reversed(self._known.values())
-        ]
+        """Return the latest requests, the newest first. Raises AdminUnwritableError."""
+
+        def read(database: sqlite3.Connection) -> list[Progress]:
+            stages = failed_index.stages(database)
+            return [
+                replace(
+                    one,
+                    waiting=stages.get((one.request, WAITING), 0),
+                    queued=stages.get((one.request, QUEUED), 0),
+                )
+                for one in resend_book.newest(database, resend_book.KNOWN)
+            ]
+
+        return await self._database.run(read)
+
+    def wake(self) -> None:
+        """Look at once for what waits."""
+        self._wake.set()
 
     def take(self, ended: list[Ended]) -> None:
-        """Note resends that came to their end."""
+        """Count resends that came to their end in this process's metrics."""
         for one in ended:
             self._metrics.ended.labels(one.outcome.value).inc()
-            known = self._known.get(one.request)
-            if known is None:
-                continue
-            if one.outcome is Outcome.DELIVERED:
-                known.delivered += 1
-            elif one.outcome is Outcome.FAILED_AGAIN:
-                known.failed_again += 1
-            else:
-                known.gone += 1
 
     async def run(self) -> None:
         """Queue what waits, until cancelled."""
@@ -190,15 +173,16 @@ class Resender:
             return await self._note(which, "interval", due)
 
     async def _note(self, which: FailedFilter, by: str, extra: str) -> ResendReport:
-        self._last += 1
-        request = self._last
         alive = await self._note_claimed(which)
-        marked = await self._database.run(
-            lambda database: failed_index.mark_waiting(database, which, request, extra)
-        )
-        self._known[request] = Progress(request, self._clock(), by, marked.waiting)
-        if len(self._known) > _KNOWN:
-            del self._known[next(iter(self._known))]
+
+        def note(database: sqlite3.Connection) -> tuple[int, Marked]:
+            request = resend_book.begin(database, self._clock(), by)
+            marked = failed_index.mark_waiting(database, which, request, extra)
+            resend_book.set_asked(database, request, marked.waiting)
+            return request, marked
+
+        request, marked = await self._database.run(note, durable=True)
+        passed("resend.noted")
         report = ResendReport(
             request, marked.matching, marked.waiting, marked.already, marked.unreadable
         )
@@ -249,8 +233,7 @@ class Resender:
         if found is None or found.record is None:
             last = await self._store.last(row.submission, row.recipient)
             if last is None or last.is_done:
-                await self._set_stage(row, WAITING, "")
-                self.take([Ended(row.request, Outcome.GONE)])
+                await self._end_without_record(row)
             return  # otherwise its row is about to say what the record is now
         record = resend_record(found.record, row.sequence, self._connection.names)
         # Noted first: its end may be read before this goes on.
@@ -261,6 +244,16 @@ class Resender:
             await self._set_stage(row, QUEUED, WAITING)
             raise
         passed("resend.queued")
+
+    async def _end_without_record(self, row: FailedRow) -> None:
+        ended = [Ended(row.request, Outcome.GONE)]
+
+        def end(database: sqlite3.Connection) -> None:
+            failed_index.set_stage(database, row, WAITING, "")
+            resend_book.count(database, ended)
+
+        await self._database.run(end)
+        self.take(ended)
 
     async def _is_alive(self, row: FailedRow) -> bool:
         lane = self._connection.names.lane_stream

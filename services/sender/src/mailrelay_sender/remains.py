@@ -7,6 +7,7 @@ idempotent by its names, so a crash anywhere in between repeats the job and neve
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -28,9 +29,15 @@ from mailrelay.queue.bodies import (
     Writing,
     body_token,
 )
+from mailrelay.queue.captured import ONLY_IF_FREE
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.consume import Claim
-from mailrelay.queue.errors import ClaimVoidError, QueueError, QueueFullError
+from mailrelay.queue.errors import (
+    ClaimVoidError,
+    QueueError,
+    QueueFullError,
+    QueueMovedOnError,
+)
 from mailrelay.queue.failed import FailedStore, ResendClaim, UnreadablePlace
 from mailrelay.queue.lanes import lane_for
 from mailrelay.queue.publish import Guard, Publisher, Record
@@ -259,7 +266,14 @@ class RemainsStore:
             job.submission, job.batch, recipients_hash(job.recipients)
         )
         name = message_id(job, "captured", job.recipients)
-        await self._store(claim, job, Record(subject, encode_capture(record), name))
+        made = Record(subject, encode_capture(record), name, ONLY_IF_FREE)
+
+        async def store() -> None:
+            # Whoever is there was captured by an attempt that was repeated.
+            with contextlib.suppress(QueueMovedOnError):
+                await self._publisher.store(made, guard=self._guard(claim, job, None))
+
+        await self._until_done("store", job.submission, store)
 
     async def _store(
         self, claim: Claim, job: Job, record: Record, body: Body | None = None

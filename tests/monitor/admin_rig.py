@@ -1,0 +1,108 @@
+"""The monitor's parts for failed and captured mail, on a real queue."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client import CollectorRegistry
+
+from mailrelay.mail.disposition import Disposition
+from mailrelay.mail.ids import QueueId
+from mailrelay.mail.job import FailedRecord, Job, Recipient, ResendMark, Try
+from mailrelay.mail.reply import Reply
+from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.events import BatchReader
+from mailrelay.queue.failed import FailedStore
+from mailrelay.queue.wire import decode_jobs
+from mailrelay_monitor.admin_parts import AdminParts
+from tests.monitor.story import queue_id
+from tests.support.wait import wait_until
+
+REFUSED = Reply(550, "5.1.1", "nobody")
+LATER = Reply(451, "4.7.1", "not now")
+
+
+@dataclass
+class Admin:
+    """The monitor's parts for failed and captured mail, and a sender to store with."""
+
+    parts: AdminParts
+    client: httpx.AsyncClient
+    sender: QueueConnection
+    reader: QueueConnection  # the monitor's own
+    store: FailedStore
+    folder: Path
+    registry: CollectorRegistry
+    prompted: list[str]
+    ahead: float = 0.0
+
+    async def fail(self, job: Job, **changes: Any) -> FailedRecord:  # noqa: ANN401
+        made = replace(FailedRecord(job, Disposition.BOUNCED, time.time()), **changes)
+        await self.store.store(made)
+        return made
+
+    async def settle(self, record: FailedRecord, again: FailedRecord | None = None) -> None:
+        """Do what a sender does with the resend of a record."""
+        last = await self.store.last(record.job.submission, record.recipient.number)
+        assert last is not None
+        mark = ResendMark("mailrelay-lane", 999_999, 1.0)
+        resend = replace(record.job, resend_of=last.sequence)
+        claim = await self.store.claim_resend(resend, mark)
+        assert claim is not None
+        if again is None:
+            await self.store.store_done(record.job, claim)
+        else:
+            await self.store.store_again(again, claim)
+
+    async def lane(self) -> list[Job]:
+        found = await BatchReader(self.reader, "mailrelay-lane", "mailrelay.lane.>").read(1)
+        return [decode_jobs(message.payload)[0] for message in found]
+
+    def file(self, record: FailedRecord) -> Path:
+        return self.parts.files.path(record.job.submission, record.recipient.number)
+
+    async def wait_file(self, record: FailedRecord) -> dict[str, Any]:
+        await wait_until(self.file(record).exists, 10, "the file is written")
+        found: dict[str, Any] = json.loads(self.file(record).read_bytes())
+        return found
+
+    async def wait_gone(self, record: FailedRecord) -> None:
+        await wait_until(lambda: not self.file(record).exists(), 10, "the file is gone")
+
+    async def progress(self) -> dict[str, Any]:
+        answer = (await self.client.get("/admin/retry-failed")).json()
+        found: dict[str, Any] = answer["requests"][0]
+        return found
+
+
+def job(
+    address: str = "r@to.example",
+    *,
+    sender: str = "a@from.example",
+    reply: Reply = REFUSED,
+    content: bytes = b"Subject: hi\r\n\r\ntext\r\n",
+    submission: QueueId | None = None,
+    **changes: Any,  # noqa: ANN401
+) -> Job:
+    tries = (Try(1, time.time(), "mx.to.example:25", reply),)
+    made = Job(
+        submission=submission or queue_id(),
+        batch=1,
+        batches=1,
+        total_recipients=1,
+        accepted_at=time.time(),
+        reverse_path=sender,
+        recipients=(Recipient(0, address, tries),),
+        size_bytes=len(content),
+        content=content,
+    )
+    return replace(made, **changes)
+
+
+Start = Callable[..., Awaitable[Admin]]
