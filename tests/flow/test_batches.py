@@ -191,12 +191,10 @@ async def test_a_recipient_that_fails_stops_what_was_not_tried_yet(tmp_path: Pat
         ] * 5
         last = answer["recipients"][-1]
         assert "not tried: a recipient in batch 2 of 5 failed for good" in last["reply"]
-        left_out = relay.log_lines("mail.not_tried")
+        left_out = await relay.logged("mail.not_tried", 5)
         assert {line["recipient"] for line in left_out} == set(people("m", 9)[4:])
         assert {line["id"] for line in left_out} == {submitted.queue_id}
-        batches = [
-            line for line in relay.log_lines("mail.batch") if line["id"] == submitted.queue_id
-        ]
+        batches = await relay.logged("mail.batch", 6, id=submitted.queue_id)
         counts = [
             {key: line[key] for key in ("sent", "deferred", "bounced", "not_tried") if key in line}
             for line in sorted(batches, key=lambda line: (line["batch"], line["attempt"]))
@@ -234,7 +232,7 @@ async def test_a_failure_stops_the_rest_when_what_was_told_is_lost(tmp_path: Pat
             assert (await admin.api("STREAM.PURGE.mailrelay-pace"))["purged"] == 1
         await relay.wait_health(40, queued_emails=0, failed_emails=1)
         assert upstream.attempts.keys() == set(people("m", 2))
-        assert len(relay.log_lines("mail.not_tried")) == 2
+        assert len(await relay.logged("mail.not_tried", 2)) == 2
 
 
 async def test_by_default_a_failure_stops_nothing(tmp_path: Path) -> None:
@@ -250,7 +248,7 @@ async def test_by_default_a_failure_stops_nothing(tmp_path: Path) -> None:
             set(people("m", 9)) - {"m-0@example.com", "m-3@example.com"}
         )
         assert upstream.attempts.keys() == set(people("m", 9))
-        lines = relay.log_lines("mail.batch")
+        lines = await relay.logged("mail.batch", 5)
         assert {line["id"] for line in lines} == {submitted.queue_id}
         assert sorted(line["batch"] for line in lines) == [f"{k}/5" for k in range(1, 6)]
         assert sum(line["recipients"] for line in lines) == 9
@@ -271,7 +269,7 @@ async def test_a_retry_neither_waits_for_a_turn_nor_takes_one(tmp_path: Path) ->
         await submit(relay, *people("m", 2))
         await upstream.wait_received(2, 30)
         await relay.wait_health(20, queued_emails=0)
-        lines = relay.log_lines("mail.batch")
+        lines = await relay.logged("mail.batch", 3)
         order = [(line["batch"], line["attempt"]) for line in lines]
         assert order == [("1/2", 1), ("1/2", 2), ("2/2", 1)]
         first, _, second = (datetime.fromisoformat(line["time"]) for line in lines)

@@ -76,7 +76,7 @@ async def test_only_deferred_recipients_are_tried_again(tmp_path: Path) -> None:
         assert second.rcpt_tos == ("slow@example.com",)
         assert upstream.attempts == {"a@example.com": 1, "b@example.com": 1, "slow@example.com": 3}
         await relay.wait_health(queued_emails=0, failed_emails=0, total_emails_processed=1)
-        deferred = relay.log_lines("mail.deferred")
+        deferred = await relay.logged("mail.deferred", 2)
         assert [line["attempt"] for line in deferred] == [1, 2]
         assert {line["id"] for line in deferred} == {submitted.queue_id}
 
@@ -114,7 +114,7 @@ async def test_a_recipient_that_never_gets_through_expires_into_the_failed_store
     ):
         await submit(relay, "full@example.com")
         await relay.wait_health(30, queued_emails=0, failed_emails=1)
-        (expired,) = relay.log_lines("mail.expired")
+        (expired,) = await relay.logged("mail.expired")
         assert expired["reply"] == "452 4.2.2 mailbox full"
         assert upstream.attempts == {"full@example.com": 2}
 

@@ -21,6 +21,7 @@ from tests.support.wait import wait_until
 COMMAND = Path(sys.executable).with_name("mailrelay")
 READY_SECONDS = 30.0
 STOP_SECONDS = 40.0
+LOG_SECONDS = 10.0
 STORE_BYTES = 2 * 1024**3
 # Retries that a test can wait for.
 QUICK_RETRY = {
@@ -135,6 +136,20 @@ class Relay(RelayClient):
                 if decoded.get("event") == event:
                     lines.append(decoded)
         return lines
+
+    async def logged(self, event: str, count: int = 1, **fields: object) -> list[dict[str, Any]]:
+        """Wait for so many log lines of one event with these fields, and return all of them.
+
+        Lines come through the supervisor: what they tell may be seen elsewhere before.
+        """
+        found: list[dict[str, Any]] = []
+
+        def there() -> bool:
+            found[:] = [x for x in self.log_lines(event) if fields.items() <= x.items()]
+            return len(found) >= count
+
+        await wait_until(there, LOG_SECONDS, f"{count} lines of {event}", interval=0.05)
+        return found
 
     def run_file(self) -> RunFile:
         """What the supervisor says of the running relay."""
