@@ -15,15 +15,17 @@ import pytest
 import structlog
 
 from mailrelay.mail.disposition import Disposition
+from mailrelay.mail.event import Attempted
 from mailrelay.mail.ids import new_queue_id
 from mailrelay.mail.job import FailedRecord, Job, Recipient, Release, Try
 from mailrelay.mail.reply import Reply as StoredReply
 from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.events import BatchReader
 from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.lanes import NOW
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
-from mailrelay.queue.wire import encode_jobs
+from mailrelay.queue.wire import decode_events, encode_jobs
 from mailrelay.runtime.logging import Logger
 from mailrelay_cli.nats_server import find_nats_server
 from tests.sender.sender_process import running_sender
@@ -87,6 +89,20 @@ class Rig:
             return int(info["state"]["messages"]) == 0
 
         await wait_until(is_empty, 30, "the lane is empty")
+
+    async def told(self) -> list[Disposition]:
+        """What the events say of the recipient, in order."""
+        names = self.monitor.names
+        reader = BatchReader(self.monitor, names.event_stream, f"{names.prefix}.event.>")
+        events = [
+            event for record in await reader.read(1, 100) for event in decode_events(record.payload)
+        ]
+        return [
+            outcome.disposition
+            for event in events
+            if isinstance(event, Attempted) and event.summary.submission == self.job.submission
+            for outcome in event.outcomes
+        ]
 
     async def is_done(self) -> bool:
         last = await self.failed.last(self.job.submission, 0)
@@ -164,6 +180,9 @@ async def test_a_sender_killed_at_a_step_of_a_resend_leaves_one_end(
         assert last is not None
         if good:
             assert len(upstream.received) in deliveries
+            assert await rig.told() == [Disposition.SENT], (
+                "and a death in between keeps it from nobody"
+            )
         else:
             assert last.record is not None
             assert last.record.resending is None

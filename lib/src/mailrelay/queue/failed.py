@@ -23,18 +23,27 @@ import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
+from mailrelay.mail.disposition import Outcome
 from mailrelay.mail.ids import QueueId, is_queue_id, new_queue_id
 from mailrelay.mail.job import FailedRecord, Job, ResendMark
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueMovedOnError, QueueRefusedError
 from mailrelay.queue.events import BatchReader, StoredMessage, epoch_seconds
 from mailrelay.queue.publish import Guard, Publisher, Record
-from mailrelay.queue.wire import RecordError, decode_failed, encode_failed
+from mailrelay.queue.wire import (
+    RecordError,
+    decode_failed,
+    decode_outcome,
+    encode_failed,
+    encode_outcome,
+)
 from mailrelay.runtime.steps import passed
 
 _NOT_FOUND = 10037
 _TOMBSTONE_TTL = "1h"  # longer than any resend of the same record may still be under way
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+# On a tombstone, see `Delivery`.
+_DELIVERED_BY, _OUTCOME = "Mailrelay-Resend", "Mailrelay-Outcome"
 _REMOVES_OLDER = {"Nats-Rollup": "sub"}
 _SAME_TIME_SECONDS = 0.001  # a float of seconds holds microseconds, the server tells nanoseconds
 _PAGE = 64
@@ -80,6 +89,14 @@ class ResendClaim:
     """The failed record is ours to settle: the copy that carries our mark is `sequence`."""
 
     sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Which resend delivered, and how: for when its sender dies before it tells."""
+
+    by: ResendMark
+    outcome: Outcome
 
 
 class FailedStore:
@@ -136,11 +153,39 @@ class FailedStore:
             if await self._replace(record, last.sequence if last is not None else 0, guard):
                 return
 
-    async def store_done(self, job: Job, claim: ResendClaim, guard: Guard | None = None) -> None:
+    async def store_done(
+        self,
+        job: Job,
+        claim: ResendClaim,
+        guard: Guard | None = None,
+        *,
+        delivery: Delivery | None = None,
+    ) -> None:
         """Put the tombstone in place of a claimed record whose resend succeeded."""
         subject = self._names.failed_subject(job.submission, job.recipients[0].number)
         headers = {"Nats-TTL": _TOMBSTONE_TTL, _EXPECTED: str(claim.sequence), **_REMOVES_OLDER}
+        if delivery is not None:
+            headers[_DELIVERED_BY] = _written(delivery.by)
+            headers[_OUTCOME] = base64.b64encode(encode_outcome(delivery.outcome)).decode()
         await self._compare_and_set(Record(subject, b"", "", headers), guard)
+
+    async def delivered_by(self, job: Job, mark: ResendMark) -> Outcome | None:
+        """Return how the resend in `mark` was delivered, when the tombstone is its own.
+
+        Raises QueueError.
+        """
+        subject = self._names.failed_subject(job.submission, job.recipients[0].number)
+        message = await self._message({"last_by_subj": subject})
+        if (
+            message is None
+            or message.payload
+            or message.headers.get(_DELIVERED_BY) != _written(mark)
+        ):
+            return None
+        try:
+            return decode_outcome(base64.b64decode(message.headers.get(_OUTCOME, "")))
+        except (RecordError, ValueError):  # another version's: it is display that suffers
+            return None
 
     async def claim_resend(self, job: Job, mark: ResendMark) -> ResendClaim | None:
         """Make the resend in `mark` the one that may go on; None when it may not.
@@ -281,6 +326,10 @@ class FailedStore:
         return True
 
     async def _get(self, which: dict[str, object]) -> StoredFailure | None:
+        message = await self._message(which)
+        return _failure(message) if message is not None else None
+
+    async def _message(self, which: dict[str, object]) -> StoredMessage | None:
         try:
             answer = await self._connection.api(
                 f"STREAM.MSG.GET.{self._names.failed_stream}", which
@@ -291,7 +340,18 @@ class FailedStore:
             raise
         message = answer["message"]
         payload = base64.b64decode(message.get("data", ""))
-        return _failure(StoredMessage(message["subject"], int(message["seq"]), 0.0, payload))
+        headers = _headers(base64.b64decode(message.get("hdrs", "")))
+        return StoredMessage(message["subject"], int(message["seq"]), 0.0, payload, headers)
+
+
+def _written(mark: ResendMark) -> str:
+    return f"{mark.stream} {mark.sequence} {mark.stored_at:.6f}"
+
+
+def _headers(octets: bytes) -> dict[str, str]:
+    """Read headers as NATS stores them: a line of version, then one `name: value` a line."""
+    lines = octets.decode("utf-8", "replace").split("\r\n")[1:]
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def _readable(payload: bytes) -> FailedRecord | None:

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from mailrelay.mail.disposition import Outcome
 from mailrelay.mail.event import Abandoned, Accepted, Attempted, Discarded, Event
 from mailrelay.mail.job import CaptureRecord, FailedRecord, Job
 from mailrelay.mail.pace import Pace
@@ -63,6 +64,7 @@ _jobs = msgspec.msgpack.Decoder(list[Job])
 _failed = msgspec.msgpack.Decoder(FailedRecord)
 _capture = msgspec.msgpack.Decoder(CaptureRecord)
 _pace = msgspec.msgpack.Decoder(Pace)
+_outcome = msgspec.msgpack.Decoder(Outcome)
 _events = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _event = msgspec.msgpack.Decoder(_EventRecord)
 _kind = msgspec.msgpack.Decoder(_Kind)
@@ -115,6 +117,16 @@ def encode_pace(pace: Pace) -> bytes:
 def decode_pace(payload: bytes) -> Pace:
     """Read what is known of a submission's turns. Raises RecordError."""
     return _decode(_pace, payload)
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    """Write how one recipient ended."""
+    return _VERSION + _encoder.encode(outcome)
+
+
+def decode_outcome(payload: bytes) -> Outcome:
+    """Read how one recipient ended. Raises RecordError."""
+    return _decode(_outcome, payload)
 
 
 def encode_events(events: list[Event]) -> bytes:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from prometheus_client import Counter
 
+from mailrelay.mail.disposition import Outcome
 from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import (
     Body,
@@ -38,7 +39,7 @@ from mailrelay.queue.errors import (
     QueueFullError,
     QueueMovedOnError,
 )
-from mailrelay.queue.failed import FailedStore, ResendClaim, UnreadablePlace
+from mailrelay.queue.failed import Delivery, FailedStore, ResendClaim, UnreadablePlace
 from mailrelay.queue.lanes import lane_for
 from mailrelay.queue.publish import Guard, Publisher, Record
 from mailrelay.queue.wire import RecordError, encode_capture, encode_jobs
@@ -100,7 +101,7 @@ class RemainsStore:
             await self._store_captured(claim, kept.captured)
             passed("settle.captured_stored")
         if kept.done:
-            await self._store_done(claim, job)
+            await self._store_done(claim, job, kept.outcomes[0])
             passed("settle.done_stored")
         return kept
 
@@ -165,6 +166,16 @@ class RemainsStore:
                 await self._bodies.check(self._written[_body_key(job)][1])
 
         return check
+
+    async def delivered_by(self, claim: Claim, job: Job) -> Outcome | None:
+        """Return how this very resend was delivered before its record came again, if it was."""
+        found: list[Outcome | None] = []
+
+        async def ask() -> None:
+            found.append(await self._failed.delivered_by(job, _mark(claim)))
+
+        await self._until_done("look at the tombstone", job.submission, ask)
+        return found[-1]
 
     async def _with_stored_body(self, claim: Claim, job: Job, rest: FollowUp) -> FollowUp:
         """Put content that would be written again into the body stream, once."""
@@ -252,11 +263,12 @@ class RemainsStore:
             "store", job.submission, self._keeps_body(job, record.job.body, store)
         )
 
-    async def _store_done(self, claim: Claim, job: Job) -> None:
+    async def _store_done(self, claim: Claim, job: Job, outcome: Outcome) -> None:
         async def store() -> None:
             resend = await self.claimed_resend(claim, job)
             if resend is not None:
-                await self._failed.store_done(job, resend, self._look(claim))
+                delivery = Delivery(_mark(claim), outcome)
+                await self._failed.store_done(job, resend, self._look(claim), delivery=delivery)
 
         await self._until_done("store", job.submission, store)
 

@@ -70,14 +70,25 @@ class Settler:
             report(self._log, job, rest, route=route, now=now, duration_seconds=duration_seconds)
             self._events.tell(attempted(job, job, rest, now, duration_seconds))
         else:
-            now = self._clock()
-            report(self._log, job, kept, route=route, now=now, duration_seconds=duration_seconds)
             stored = kept.deferred or (kept.failed[0].job if kept.failed else job)
-            await self._events.tell_and_wait(attempted(job, stored, kept, now, duration_seconds))
-            passed("settle.event_told")
-            await self._ack(claim, job.submission)
-            passed("settle.acked")  # or let go, see there
+            await self._tell_and_ack(claim, job, stored, kept, route, duration_seconds)
         self._remains.forget(claim, job)
+
+    async def _tell_and_ack(
+        self,
+        claim: Claim,
+        job: Job,
+        stored: Job,
+        kept: FollowUp,
+        route: str,
+        duration_seconds: float,
+    ) -> None:
+        now = self._clock()
+        report(self._log, job, kept, route=route, now=now, duration_seconds=duration_seconds)
+        await self._events.tell_and_wait(attempted(job, stored, kept, now, duration_seconds))
+        passed("settle.event_told")
+        await self._ack(claim, job.submission)
+        passed("settle.acked")  # or let go, see there
 
     def _log_elsewhere(self, job: Job) -> None:
         self._log.warning("settle.elsewhere", id=job.submission, batch=job.batch)
@@ -119,8 +130,16 @@ class Settler:
         await self._ack(claim, place.submission)
         passed("aside.acked")
 
-    async def drop_stale_resend(self, claim: Claim, job: Job) -> None:
-        """Ack a resend that may not go on: another one did, or the failed record is gone."""
+    async def drop_stale_resend(self, claim: Claim, job: Job, *, route: str) -> None:
+        """Ack a resend that may not go on: another one did, or the failed record is gone.
+
+        When it is this one that was delivered, its sender died before it told so.
+        """
+        outcome = await self._remains.delivered_by(claim, job)
+        if outcome is not None:
+            rest = FollowUp((outcome,), None, (), None, done=True)
+            await self._tell_and_ack(claim, job, job, rest, route, 0.0)
+            return
         self._log.info("resend.dropped", id=job.submission, sequence=job.resend_of)
         await self._ack(claim, job.submission)
         passed("resend.dropped")

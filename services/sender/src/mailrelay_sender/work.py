@@ -222,7 +222,7 @@ async def _settle(parts: WorkParts, work: Work, tried: Tried | None) -> None:
     elif len(work.jobs) > 1:
         await parts.settler.unbundle(work.claim, work.jobs)
     else:
-        await parts.settler.drop_stale_resend(work.claim, job)
+        await parts.settler.drop_stale_resend(work.claim, job, route=_route(parts, job).name)
 
 
 async def _set_aside(parts: WorkParts, work: Work, error: Exception) -> None:
