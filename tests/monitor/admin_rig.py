@@ -13,13 +13,16 @@ import httpx
 from prometheus_client import CollectorRegistry
 
 from mailrelay.mail.disposition import Disposition
+from mailrelay.mail.event import Discarded
 from mailrelay.mail.ids import QueueId
-from mailrelay.mail.job import FailedRecord, Job, Recipient, ResendMark, Try
+from mailrelay.mail.job import CaptureRecord, FailedRecord, Job, Recipient, ResendMark, Try
 from mailrelay.mail.reply import Reply
+from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.events import BatchReader
+from mailrelay.queue.events import BatchReader, EventReader
 from mailrelay.queue.failed import FailedStore
-from mailrelay.queue.wire import decode_jobs
+from mailrelay.queue.publish import Publisher, Record
+from mailrelay.queue.wire import decode_jobs, encode_capture
 from mailrelay_monitor.admin_parts import AdminParts
 from tests.monitor.story import queue_id
 from tests.support.wait import wait_until
@@ -103,6 +106,24 @@ def job(
         content=content,
     )
     return replace(made, **changes)
+
+
+async def discarded(admin: Admin) -> list[Discarded]:
+    records = await EventReader(admin.reader).read(0)
+    return [each for record in records for each in record.events if isinstance(each, Discarded)]
+
+
+async def stored_body(admin: Admin, submission: QueueId) -> Any:  # noqa: ANN401
+    store = BodyStore(admin.sender, Publisher(admin.sender))
+    return await store.store_content(submission, b"Subject: b\r\n\r\n" + b"x" * 600_000)
+
+
+async def captured(admin: Admin, made: Job | None = None) -> Job:
+    made = made or job()
+    subject = admin.sender.names.capture_subject(made.submission, made.batch, "hash")
+    record = CaptureRecord(made, time.time())
+    await Publisher(admin.sender).store(Record(subject, encode_capture(record), ""))
+    return made
 
 
 Start = Callable[..., Awaitable[Admin]]

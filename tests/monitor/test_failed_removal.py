@@ -1,0 +1,126 @@
+"""Failed records go by hand, past a limit, or without the monitor, and it is told."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from structlog.testing import LogCapture
+
+from mailrelay.queue.rights import Role
+from mailrelay_monitor import failed_index
+from tests.monitor.admin_rig import Start, discarded, job, stored_body
+from tests.monitor.conftest import Connect
+from tests.monitor.story import queue_id
+from tests.support.wait import wait_until
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"maxRecords": 2}, "maxRecords"),
+        ({"maxBytes": 4000}, "maxBytes"),
+        ({"maxAgeSeconds": 5000}, "maxAge"),
+    ],
+    ids=["records", "octets", "age"],
+)
+async def test_past_a_limit_the_oldest_go_and_it_is_told(
+    start: Start, lines: LogCapture, options: dict[str, int], reason: str
+) -> None:
+    admin = await start(**options)
+    now = time.time()
+    records = [
+        await admin.fail(job(content=b"x" * 1000, accepted_at=now - age))
+        for age in (9000, 8000, 100, 50)
+    ]
+    for record in records[2:]:
+        await admin.wait_file(record)
+
+    async def two_left() -> bool:
+        return bool((await admin.client.get("/api/failed")).json()["matching"] == 2)
+
+    await wait_until(two_left, 20, "the oldest are gone")
+    for record in records[:2]:
+        await admin.wait_gone(record)
+        assert await admin.store.last(record.job.submission, 0) is None
+    for record in records[2:]:
+        assert await admin.store.last(record.job.submission, 0) is not None
+
+    async def told() -> bool:
+        return len(await discarded(admin)) == 2
+
+    await wait_until(told, 10, "both are told")
+    assert {each.reason for each in await discarded(admin)} == {reason}
+    count = admin.registry.get_sample_value
+    assert count("mailrelay_failed_discarded_total", {"reason": reason}) == 2
+    logged = [each for each in lines.entries if each["event"] == "failed.discarded"]
+    assert {each["id"] for each in logged} == {each.job.submission for each in records[:2]}
+
+
+async def test_what_the_stream_dropped_while_the_monitor_was_away_is_noticed_and_its_file_kept(
+    start: Start, connect: Connect
+) -> None:
+    admin = await start(run=False)
+    dropped, kept = await admin.fail(job()), await admin.fail(job())
+    await admin.parts.follower.catch_up()
+    await admin.parts.files.turn()
+    server = await connect(Role.ADMIN)
+    await server.api("STREAM.MSG.DELETE.mailrelay-failed", {"seq": 1})
+    later = await start()
+
+    async def told() -> bool:
+        return bool(await discarded(later))
+
+    await wait_until(told, 10, "it is told")
+    (one,) = await discarded(later)
+    assert (one.reason, one.summary.submission) == ("droppedByStream", dropped.job.submission)
+    assert later.file(dropped).exists()
+    assert later.file(kept).exists()
+    assert (await later.client.get("/api/failed")).json()["matching"] == 1
+
+
+async def test_a_deleted_failure_is_gone_with_its_file_and_its_content_may_go(
+    start: Start,
+) -> None:
+    admin = await start()
+    body = await stored_body(admin, submission := queue_id())
+    record = await admin.fail(job(submission=submission, content=b"", body=body))
+    other = await admin.fail(job())
+    await admin.wait_file(record)
+    answer = await admin.client.delete(f"/api/failed/{submission}/0")
+    assert answer.json() == {"deleted": 1}
+    assert not admin.file(record).exists()
+    assert admin.prompted == [submission]
+    assert (await discarded(admin))[0].reason == "byHand"
+    assert (await admin.client.delete(f"/api/failed/{submission}")).status_code == 404
+    assert (await admin.client.delete("/api/failed")).status_code == 422
+    assert (await admin.client.delete("/api/failed?all=true&sender=x")).status_code == 422
+    assert (await admin.client.delete("/api/failed?all=true")).json() == {"deleted": 1}
+    assert await admin.store.last(other.job.submission, 0) is None
+
+
+async def test_a_removal_that_was_broken_off_is_finished_and_not_taken_for_a_loss(
+    start: Start,
+) -> None:
+    admin = await start(run=False)
+    record = await admin.fail(job())
+    await admin.parts.follower.catch_up()
+    await admin.parts.files.turn()
+    path = admin.file(record)
+    assert path.exists()
+
+    def note(database: Any) -> None:  # noqa: ANN401
+        row = failed_index.get(database, record.job.submission, 0)
+        assert row is not None
+        failed_index.set_removing(database, row, "byHand")
+
+    await admin.parts.database.run(note)  # and here it was killed, before or after the purge
+    later = await start()
+    await wait_until(lambda: not path.exists(), 10, "the file is gone")
+
+    async def told() -> bool:
+        return [each.reason for each in await discarded(later)] == ["byHand"]
+
+    await wait_until(told, 10, "it is told as what it was")
+    assert await later.store.last(record.job.submission, 0) is None
