@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import stat
 import time
 from dataclasses import replace
@@ -14,12 +15,12 @@ import pytest
 
 from mailrelay.mail.disposition import Disposition
 from mailrelay.mail.ids import QueueId
-from mailrelay.mail.job import FailedRecord, Try
+from mailrelay.mail.job import FailedRecord, Release, Try
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
 from mailrelay.queue.wire import encode_failed
-from tests.monitor.admin_rig import LATER, Start, job
+from tests.monitor.admin_rig import LATER, Start, captured, job
 from tests.monitor.conftest import Connect
 from tests.monitor.story import queue_id
 from tests.support.wait import wait_until
@@ -34,14 +35,14 @@ async def test_a_failure_is_a_private_file_with_everything_in_it(start: Start) -
     record = await admin.fail(job(content=content, reply=LATER))
     found = await admin.wait_file(record)
     assert found["content"].encode() == content.replace(b"\r\n..dot", b"\r\n.dot")
-    assert "contentBase64" not in found
+    assert "content_base64" not in found
     assert found["headers"]["Subject"] == "Grüße"
     assert found["headers"]["Message-ID"] == "<1@x>"
     assert (found["id"], found["recipient"]) == (record.job.submission, "r@to.example")
     assert (found["sender"], found["disposition"]) == ("a@from.example", "bounced")
     (one,) = found["tries"]
-    assert (one["code"], one["enhancedCode"], one["text"]) == (451, "4.7.1", "not now")
-    assert one["nextHop"] == "mx.to.example:25"
+    assert (one["code"], one["enhanced_code"], one["text"]) == (451, "4.7.1", "not now")
+    assert one["next_hop"] == "mx.to.example:25"
     assert stat.S_IMODE(admin.file(record).stat().st_mode) == 0o600
     assert stat.S_IMODE(admin.file(record).parent.stat().st_mode) == 0o700
     assert not list(admin.file(record).parent.glob(".*"))
@@ -53,10 +54,10 @@ async def test_content_that_is_no_utf8_is_base64_in_a_field_that_says_so(start: 
     found = await admin.wait_file(record := await admin.fail(job(content=content)))
     assert "content" not in found
     expected = content.replace(b"\r\n..", b"\r\n.")
-    assert base64.b64decode(found["contentBase64"]) == expected
+    assert base64.b64decode(found["content_base64"]) == expected
     cut = b"Subject: x\r\n\r\n\xc3"  # ends inside a character
     found = await admin.wait_file(await admin.fail(job(content=cut)))
-    assert base64.b64decode(found["contentBase64"]) == cut
+    assert base64.b64decode(found["content_base64"]) == cut
     assert record.job.submission
 
 
@@ -141,3 +142,38 @@ async def test_a_record_whose_submission_is_a_path_writes_no_file_there(start: S
     await Publisher(admin.sender).store(Record(subject, encode_failed(odd), ""))
     await admin.wait_file(await admin.fail(job()))
     assert not (admin.folder / "elsewhere-0.json").exists()
+
+
+def _keys(of: object) -> set[str]:
+    """Return every key of a JSON value, but for the names of a message's header fields."""
+    if isinstance(of, list):
+        return set[str]().union(*(_keys(each) for each in of))
+    if not isinstance(of, dict):
+        return set()
+    return set(of).union(*(_keys(value) for key, value in of.items() if key != "headers"))
+
+
+async def test_keys_of_files_and_answers_are_small_letters_with_underscores(start: Start) -> None:
+    admin = await start(forward=True)
+    record = await admin.fail(job(content=b"Subject: x\r\n\r\n\xff\r\n"))
+    release = replace(job(), release=Release("r", time.time(), "mx.other.example:25"))
+    files = [await admin.wait_file(each) for each in (record, await admin.fail(release))]
+    one = await captured(admin)
+    asked = {"ids": [one.submission], "next_hop": "mx.other.example:25"}
+    answers = [
+        await admin.client.post("/admin/retry-failed", json={"reply_code": "550"}),
+        await admin.client.post("/admin/release", json=asked),
+    ]
+    paths = (
+        "/admin/retry-failed",
+        "/admin/release",
+        "/api/failed?limit=1",
+        f"/api/failed/{record.job.submission}",
+        "/api/captured?limit=1",
+        f"/api/captured/{one.submission}",
+    )
+    answers += [await admin.client.get(path) for path in paths]
+    assert [each.status_code for each in answers] == [200] * len(answers)
+    keys = _keys(files) | _keys([each.json() for each in answers])
+    assert {"content_base64", "released_to", "next_hop", "captured_at"} <= keys
+    assert [key for key in sorted(keys) if not re.fullmatch(r"[a-z][a-z0-9_]*", key)] == []

@@ -19,9 +19,9 @@ from tests.support.wait import wait_until
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"maxRecords": 2}, "maxRecords"),
-        ({"maxBytes": 4000}, "maxBytes"),
-        ({"maxAgeSeconds": 5000}, "maxAge"),
+        ({"maxRecords": 2}, "max_records"),
+        ({"maxBytes": 4000}, "max_bytes"),
+        ({"maxAgeSeconds": 5000}, "max_age"),
     ],
     ids=["records", "octets", "age"],
 )
@@ -74,7 +74,7 @@ async def test_what_the_stream_dropped_while_the_monitor_was_away_is_noticed_and
 
     await wait_until(told, 10, "it is told")
     (one,) = await discarded(later)
-    assert (one.reason, one.summary.submission) == ("droppedByStream", dropped.job.submission)
+    assert (one.reason, one.summary.submission) == ("dropped_by_stream", dropped.job.submission)
     assert later.file(dropped).exists()
     assert later.file(kept).exists()
     assert (await later.client.get("/api/failed")).json()["matching"] == 1
@@ -92,7 +92,7 @@ async def test_a_deleted_failure_is_gone_with_its_file_and_its_content_may_go(
     assert answer.json() == {"deleted": 1}
     assert not admin.file(record).exists()
     assert admin.prompted == [submission]
-    assert (await discarded(admin))[0].reason == "byHand"
+    assert (await discarded(admin))[0].reason == "by_hand"
     assert (await admin.client.delete(f"/api/failed/{submission}")).status_code == 404
     assert (await admin.client.delete("/api/failed")).status_code == 422
     assert (await admin.client.delete("/api/failed?all=true&sender=x")).status_code == 422
@@ -113,14 +113,14 @@ async def test_a_removal_that_was_broken_off_is_finished_and_not_taken_for_a_los
     def note(database: Any) -> None:  # noqa: ANN401
         row = failed_index.get(database, record.job.submission, 0)
         assert row is not None
-        failed_index.set_removing(database, row, "byHand")
+        failed_index.set_removing(database, row, "by_hand")
 
     await admin.parts.database.run(note)  # and here it was killed, before or after the purge
     later = await start()
     await wait_until(lambda: not path.exists(), 10, "the file is gone")
 
     async def told() -> bool:
-        return [each.reason for each in await discarded(later)] == ["byHand"]
+        return [each.reason for each in await discarded(later)] == ["by_hand"]
 
     await wait_until(told, 10, "it is told as what it was")
     assert await later.store.last(record.job.submission, 0) is None

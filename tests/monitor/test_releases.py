@@ -25,7 +25,7 @@ async def test_a_release_without_an_upstream_says_what_to_set(start: Start) -> N
     answer = await admin.client.post("/admin/release", json={"ids": [one.submission]})
     assert answer.status_code == 409
     assert "set forwardSMTP and forwardHost" in answer.json()["error"]
-    assert "nextHop" in answer.json()["error"]
+    assert "next_hop" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ async def test_a_release_without_an_upstream_says_what_to_set(start: Start) -> N
         ({"all": True, "ids": ["x"]}, 422, "say which"),
         ({"ids": ["x"]}, 422, "'x' is no queue id"),
         ({"ids": ["0" * 22]}, 404, "nothing is captured under"),
-        ({"all": True, "nextHop": "mx:0"}, 422, "nextHop: 'mx:0' is no next hop"),
-        ({"all": True, "next": "mx"}, 422, "next: no such key; there are ids, all, nextHop"),
+        ({"all": True, "next_hop": "mx:0"}, 422, "next_hop: 'mx:0' is no next hop"),
+        ({"all": True, "next": "mx"}, 422, "next: no such key; there are ids, all, next_hop"),
         ({"all": True, "request": "a b"}, 422, "request: must be 1 to 64 of"),
         ({"all": "yes"}, 422, "all: must be true or false"),
     ],
@@ -56,13 +56,13 @@ async def test_each_release_is_a_job_and_the_captured_copy_stays(start: Start) -
     admin = await start()
     one, two = await captured(admin), await captured(admin)
     asked: dict[str, Any]
-    asked = {"ids": [one.submission], "nextHop": "mx.other.example:2525", "request": "first"}
+    asked = {"ids": [one.submission], "next_hop": "mx.other.example:2525", "request": "first"}
     noted = (await admin.client.post("/admin/release", json=asked)).json()
     assert (noted["request"], noted["asked"]) == ("first", 1)
     assert (await admin.client.post("/admin/release", json=asked)).json()["request"] == "first"
-    changed = {**asked, "nextHop": "mx.elsewhere.example"}
+    changed = {**asked, "next_hop": "mx.elsewhere.example"}
     assert (await admin.client.post("/admin/release", json=changed)).status_code == 409
-    asked = {"all": True, "nextHop": "[::1]:26"}
+    asked = {"all": True, "next_hop": "[::1]:26"}
     assert (await admin.client.post("/admin/release", json=asked)).json()["asked"] == 2
 
     async def finished() -> bool:

@@ -198,7 +198,7 @@ def envelope(submission: Submission) -> Mapping[str, Any]:
     client = submission.client
     return {
         "id": submission.queue_id,
-        "acceptedAt": submission.accepted_at,
+        "accepted_at": submission.accepted_at,
         "sender": submission.reverse_path,
         "recipients": submission.recipients,
         "client": client.address,

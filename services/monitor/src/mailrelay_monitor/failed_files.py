@@ -172,7 +172,7 @@ class FailedFiles:
             head, is_text = await _spool(pieces, raw)
             described = describe(record, head)
             if content_error:
-                described["contentError"] = content_error
+                described["content_error"] = content_error
             await asyncio.to_thread(_compose, described, raw if pieces else None, new, is_text)
             await asyncio.to_thread(new.replace, path)
         finally:
@@ -202,34 +202,34 @@ def describe(record: FailedRecord, head: bytes = b"") -> dict[str, Any]:
     job, recipient = record.job, record.recipient
     described: dict[str, Any] = {
         "id": job.submission,
-        "recipientNumber": recipient.number,
+        "recipient_number": recipient.number,
         "recipient": recipient.address,
         "sender": job.reverse_path,
         "disposition": record.disposition.value,
-        "acceptedAt": rfc3339(job.accepted_at),
-        "failedAt": rfc3339(record.failed_at),
+        "accepted_at": rfc3339(job.accepted_at),
+        "failed_at": rfc3339(record.failed_at),
         "batch": job.batch,
         "batches": job.batches,
-        "totalRecipients": job.total_recipients,
-        "sizeBytes": job.size_bytes,
+        "total_recipients": job.total_recipients,
+        "size_bytes": job.size_bytes,
         "smtputf8": job.smtputf8,
-        "body8bitmime": job.body_8bitmime,
+        "body_8bitmime": job.body_8bitmime,
         "traceparent": job.traceparent,
         "tries": [
             {
                 "attempt": one.attempt,
                 "at": rfc3339(one.at),
-                "nextHop": one.next_hop,
+                "next_hop": one.next_hop,
                 "code": one.reply.code,
-                "enhancedCode": one.reply.enhanced,
+                "enhanced_code": one.reply.enhanced,
                 "text": one.reply.text,
             }
             for one in recipient.tries
         ],
     }
     if job.release is not None:
-        described["releasedAt"] = rfc3339(job.release.at)
-        described["releasedTo"] = job.release.next_hop
+        described["released_at"] = rfc3339(job.release.at)
+        described["released_to"] = job.release.next_hop
     if head:
         described["headers"] = _fields(head)
     return described
@@ -309,7 +309,7 @@ def _write_text(message: IO[bytes], out: IO[bytes]) -> None:
 
 
 def _write_base64(message: IO[bytes], out: IO[bytes]) -> None:
-    out.write(b'  "contentBase64": "')
+    out.write(b'  "content_base64": "')
     pieces: Callable[[], bytes] = lambda: message.read(_PIECE_BYTES)  # noqa: E731 — one of two of a shape
     for piece in iter(pieces, b""):
         out.write(base64.b64encode(piece))

@@ -102,7 +102,7 @@ class Outcome(Enum):
     """What became of a record that a resend was asked for."""
 
     DELIVERED = "delivered"
-    FAILED_AGAIN = "failedAgain"
+    FAILED_AGAIN = "failed_again"
     GONE = "gone"  # removed meanwhile
 
 

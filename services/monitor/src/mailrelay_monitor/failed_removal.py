@@ -30,11 +30,11 @@ from mailrelay_monitor.admin_database import AdminDatabase
 from mailrelay_monitor.failed_files import FailedFiles
 from mailrelay_monitor.failed_index import Ended, FailedRow, Outcome
 
-BY_HAND: Final = "byHand"
-MAX_AGE: Final = "maxAge"
-MAX_RECORDS: Final = "maxRecords"
-MAX_BYTES: Final = "maxBytes"
-DROPPED: Final = "droppedByStream"
+BY_HAND: Final = "by_hand"
+MAX_AGE: Final = "max_age"
+MAX_RECORDS: Final = "max_records"
+MAX_BYTES: Final = "max_bytes"
+DROPPED: Final = "dropped_by_stream"
 # Of the stream's own limit, so that the monitor is there first and it is known what goes.
 SHARE_OF_STREAM = 0.9
 _AT_ONCE = 500
@@ -48,8 +48,8 @@ class RemovalMetrics:
         self.discarded = Counter(
             "mailrelay_failed_discarded",
             "Failed records that are gone without having been delivered.",
-            # byHand; maxAge, maxRecords, maxBytes: past a limit of `failed`;
-            # droppedByStream: gone without the monitor
+            # by_hand; max_age, max_records, max_bytes: past a limit of `failed`;
+            # dropped_by_stream: gone without the monitor
             ["reason"],
             registry=registry,
         )

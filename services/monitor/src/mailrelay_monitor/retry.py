@@ -53,7 +53,7 @@ class ResendMetrics:
         self.ended = Counter(
             "mailrelay_resends_ended",
             "Resends of failed mail that came to an end while this monitor lived.",
-            ["outcome"],  # delivered (or captured), failedAgain, gone: removed meanwhile
+            ["outcome"],  # delivered (or captured), failed_again, gone: removed meanwhile
             registry=registry,
         )
 
