@@ -14,7 +14,7 @@ from mailrelay_monitor.admin_parts import AdminParts
 from mailrelay_monitor.asked import BadRequestError, asked_of, refuse_unknown, truth, whole_number
 from mailrelay_monitor.failed_files import describe, rfc3339
 from mailrelay_monitor.failed_filter import KEYS, FailedFilter, FilterError, parse_filter, parse_id
-from mailrelay_monitor.failed_index import FailedRow
+from mailrelay_monitor.failed_row import FailedRow
 
 _LIMIT = 1000
 _PAGE = 200

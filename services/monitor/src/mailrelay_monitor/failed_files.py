@@ -30,7 +30,7 @@ from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.steps import passed
 from mailrelay_monitor import failed_index
 from mailrelay_monitor.admin_database import AdminDatabase, AdminUnwritableError
-from mailrelay_monitor.failed_index import DONE, FailedRow
+from mailrelay_monitor.failed_row import DONE, FailedRow
 from mailrelay_monitor.held_content import message_pieces
 
 _AT_ONCE = 16

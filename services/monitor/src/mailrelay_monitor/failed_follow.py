@@ -20,9 +20,10 @@ from mailrelay.queue.failed import FailedStore, StoredFailure
 from mailrelay.runtime.logging import Logger
 from mailrelay_monitor import failed_index, gone_book, resend_book
 from mailrelay_monitor.admin_database import AdminDatabase, AdminUnwritableError
-from mailrelay_monitor.failed_index import DONE, Ended, FailedRow, Outcome, Place
+from mailrelay_monitor.failed_index import Place
 from mailrelay_monitor.failed_removal import DROPPED, FailedRemover
 from mailrelay_monitor.failed_returned import ReturnedRecords
+from mailrelay_monitor.failed_row import DONE, Ended, FailedRow, Outcome
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
 

@@ -28,7 +28,7 @@ from mailrelay.runtime.steps import passed
 from mailrelay_monitor import failed_index, resend_book
 from mailrelay_monitor.admin_database import AdminDatabase
 from mailrelay_monitor.failed_files import FailedFiles
-from mailrelay_monitor.failed_index import Ended, FailedRow, Outcome
+from mailrelay_monitor.failed_row import Ended, FailedRow, Outcome
 
 BY_HAND: Final = "by_hand"
 MAX_AGE: Final = "max_age"
