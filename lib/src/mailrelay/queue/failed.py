@@ -216,12 +216,6 @@ class FailedStore:
                 if not failure.is_done:
                     yield failure
 
-    async def remove(self, submission: QueueId, recipient: int) -> None:
-        """Remove whatever stands in a recipient's place. Raises QueueError."""
-        subject = self._names.failed_subject(submission, recipient)
-        await self._connection.api(f"STREAM.PURGE.{self._names.failed_stream}", {"filter": subject})
-        passed("failed.removed")
-
     async def remove_up_to(self, submission: QueueId, recipient: int, sequence: int) -> bool:
         """Remove the record `sequence` and what was in its place before; False when nothing was.
 

@@ -121,19 +121,24 @@ class FailedFiles:
 
     async def _is_wanted(self, row: FailedRow) -> bool:
         """Look again: a removal may have begun since the row was read."""
-        now = await self._database.run(
+        now = await self._row(row)
+        return now is not None and not now.removing
+
+    async def _row(self, row: FailedRow) -> FailedRow | None:
+        return await self._database.run(
             lambda database: failed_index.get(database, row.submission, row.recipient)
         )
-        return now is not None and not now.removing
 
     async def _forget(self, row: FailedRow) -> None:
         await self._database.run(lambda database: failed_index.delete(database, row))
 
     async def remove(self, row: FailedRow) -> None:
-        """Remove a record's file. Raises OSError."""
+        """Remove a record's file, unless another record came into its place. Raises OSError."""
         path = self.path(row.submission, row.recipient)
         async with self._busy:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
+            now = await self._row(row)
+            if now is None or now.sequence == row.sequence:
+                await asyncio.to_thread(path.unlink, missing_ok=True)
         passed("failed_file.removed")
 
     async def _write_row(self, row: FailedRow) -> None:

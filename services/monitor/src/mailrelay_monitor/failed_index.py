@@ -254,12 +254,21 @@ def being_removed(database: sqlite3.Connection, limit: int) -> list[FailedRow]:
 
 
 def set_removing(database: sqlite3.Connection, row: FailedRow, reason: str) -> bool:
-    """Note that (and why) a row's record goes; no reason takes that back."""
+    """Note that (and why) a row's record goes; False when it is another one or goes already."""
     changed = database.execute(
-        "UPDATE failed SET removing = ? WHERE submission = ? AND recipient = ?",
-        (reason, row.submission, row.recipient),
+        "UPDATE failed SET removing = ? WHERE submission = ? AND recipient = ? AND sequence = ?"
+        " AND removing = ''",
+        (reason, row.submission, row.recipient, row.sequence),
     )
     return changed.rowcount > 0
+
+
+def keep(database: sqlite3.Connection, row: FailedRow, reason: str) -> None:
+    """Take that back, unless what came meanwhile goes for another reason."""
+    database.execute(
+        "UPDATE failed SET removing = '' WHERE submission = ? AND recipient = ? AND removing = ?",
+        (row.submission, row.recipient, reason),
+    )
 
 
 def delete(database: sqlite3.Connection, row: FailedRow) -> None:

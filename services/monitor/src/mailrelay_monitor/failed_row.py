@@ -46,6 +46,10 @@ class FailedRow:
         """Whether this version can read the record."""
         return bool(self.disposition)
 
+    def is_of_failure(self, other: FailedRow) -> bool:
+        """Whether both are of one failure: a resend that takes it up copies its record."""
+        return (self.attempts, self.failed_at) == (other.attempts, other.failed_at)
+
 
 class Outcome(Enum):
     """What became of a record that a resend was asked for."""
@@ -67,13 +71,9 @@ def row_of(failure: StoredFailure, old: FailedRow | None) -> FailedRow:
     """Return the row of a failure, in the place of `old`."""
     made = _of(failure.record) if failure.record is not None else _unreadable(failure)
     mark = failure.record.resending if failure.record is not None else None
-    # A claim copies the record: the file says the same, and may be large.
-    is_copy = (
-        mark is not None
-        and old is not None
-        and old.filed
-        and (old.attempts, old.failed_at) == (made.attempts, made.failed_at)
-    )
+    # A claim copies the record: the file says the same, and may be large. A removal that was begun
+    # means the copy too, and never another failure.
+    copied = old if mark is not None and old is not None and old.is_of_failure(made) else None
     ends = old is not None and old.stage == QUEUED and mark is None
     return replace(
         made,
@@ -83,8 +83,8 @@ def row_of(failure: StoredFailure, old: FailedRow | None) -> FailedRow:
         record_bytes=failure.size_bytes,
         mark_sequence=mark.sequence if mark else 0,
         mark_stored_at=mark.stored_at if mark else 0.0,
-        filed=is_copy or failure.record is None,
-        removing=old.removing if old is not None and old.removing != DONE else "",
+        filed=failure.record is None or (copied is not None and copied.filed),
+        removing=copied.removing if copied is not None and copied.removing != DONE else "",
         request=old.request if old is not None and not ends else 0,
         stage=old.stage if old is not None and not ends else "",
     )
