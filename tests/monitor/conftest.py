@@ -39,6 +39,7 @@ LIMITS = QueueLimits(
 )
 
 Connect = Callable[[Role], Awaitable[QueueConnection]]
+Background = Callable[[Awaitable[object]], asyncio.Future[object]]
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +95,7 @@ async def connection(connect: Connect) -> QueueConnection:
 
 
 @pytest.fixture
-async def background() -> AsyncIterator[Callable[[Awaitable[object]], asyncio.Future[object]]]:
+async def background() -> AsyncIterator[Background]:
     """Run something beside the test; what it raised fails the test."""
     tasks: list[asyncio.Future[object]] = []
 

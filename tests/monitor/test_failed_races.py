@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
@@ -13,9 +11,8 @@ from mailrelay.mail.job import FailedRecord, ResendMark
 from mailrelay_monitor import failed_index
 from mailrelay_monitor.failed_row import DONE, FailedRow
 from tests.monitor.admin_rig import Admin, Start, discarded, job
+from tests.monitor.conftest import Background
 from tests.support.wait import wait_until
-
-Background = Callable[[Awaitable[object]], asyncio.Future[object]]
 
 
 async def row_of(admin: Admin, record: FailedRecord) -> FailedRow:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
+from mailrelay.queue.captured import StoredCapture
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.lanes import NOW
 from mailrelay.queue.publish import Publisher, Record
@@ -14,7 +15,7 @@ from mailrelay.queue.rights import Role
 from mailrelay.queue.wire import encode_jobs
 from mailrelay_monitor import lane_room
 from tests.monitor.admin_rig import Start, captured, job
-from tests.monitor.conftest import Connect
+from tests.monitor.conftest import Background, Connect
 from tests.monitor.story import queue_id
 from tests.support.wait import wait_until
 
@@ -184,3 +185,30 @@ async def test_a_release_of_a_message_with_many_jobs_goes_on_behind_those_that_i
     await wait_until(finished, 20, "it is carried out")
     released = [each.batch for each in await later.lane() if each.submission == submission]
     assert sorted(released) == list(range(1, jobs + 1))
+
+
+async def test_a_release_is_not_finished_by_a_replica_that_lags_behind(
+    start: Start, monkeypatch: pytest.MonkeyPatch, background: Background
+) -> None:
+    admin = await start(run=False, forward=True)
+    made = [await captured(admin) for _ in range(5)]
+    store = admin.parts.captured
+    read = store.read
+
+    async def read_behind(after: int, *rest: Any, **named: Any) -> list[StoredCapture]:  # noqa: ANN401
+        """Read from a server that has only the first two records yet."""
+        return [each for each in await read(after, *rest, **named) if each.sequence <= 2]
+
+    monkeypatch.setattr(store, "read", read_behind)
+    some = [each.submission for each in made[1:]]
+    for asked in ({"all": True}, {"ids": some}):
+        await admin.client.post("/admin/release", json=asked)
+    background(admin.parts.releaser.run())
+
+    async def finished() -> bool:
+        requests = (await admin.client.get("/admin/release")).json()["requests"]
+        return all(each["finished"] for each in requests)
+
+    await wait_until(finished, 20, "both requests are carried out")
+    released = [each.submission for each in await admin.lane()]
+    assert sorted(released) == sorted([*some, *(each.submission for each in made)])

@@ -22,17 +22,18 @@ import base64
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mailrelay.mail.ids import QueueId, is_queue_id, new_queue_id
 from mailrelay.mail.job import FailedRecord, Job, ResendMark
+from mailrelay.queue import leader
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.errors import QueueMovedOnError, QueueRefusedError
+from mailrelay.queue.errors import QueueMovedOnError
 from mailrelay.queue.events import BatchReader, StoredMessage, epoch_seconds
 from mailrelay.queue.publish import Guard, Publisher, Record
 from mailrelay.queue.wire import RecordError, decode_failed, encode_failed
 from mailrelay.runtime.steps import passed
 
-_NOT_FOUND = 10037
 _TOMBSTONE_TTL = "1h"  # longer than any resend of the same record may still be under way
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _REMOVES_OLDER = {"Nats-Rollup": "sub"}
@@ -165,9 +166,13 @@ class FailedStore:
 
     # What both ask.
     async def last(self, submission: QueueId, recipient: int) -> StoredFailure | None:
-        """Return a recipient's last record, asked of the stream's leader. Raises QueueError."""
+        """Return a recipient's last record; None when the stream's one leader has none.
+
+        Raises QueueError, also while it is not known who leads.
+        """
         subject = self._names.failed_subject(submission, recipient)
-        return await self._get({"last_by_subj": subject})
+        stream = self._names.failed_stream
+        return _found(await leader.last_message(self._connection, stream, subject))
 
     async def at(self, sequence: int) -> StoredFailure | None:
         """Return the record of a sequence number while it is there. Raises QueueError."""
@@ -180,15 +185,10 @@ class FailedStore:
         """
         if mark.stream != self._names.lane_stream:
             return False
-        try:
-            answer = await self._connection.api(
-                f"STREAM.MSG.GET.{mark.stream}", {"seq": mark.sequence}
-            )
-        except QueueRefusedError as error:
-            if error.err_code == _NOT_FOUND:
-                return False
-            raise
-        stored_at = epoch_seconds(answer["message"].get("time", ""))
+        found = await leader.message(self._connection, mark.stream, {"seq": mark.sequence})
+        if found is None:
+            return False
+        stored_at = epoch_seconds(found.get("time", ""))
         return abs(stored_at - mark.stored_at) < _SAME_TIME_SECONDS
 
     # What the monitor does.
@@ -275,17 +275,7 @@ class FailedStore:
         return True
 
     async def _get(self, which: dict[str, object]) -> StoredFailure | None:
-        try:
-            answer = await self._connection.api(
-                f"STREAM.MSG.GET.{self._names.failed_stream}", which
-            )
-        except QueueRefusedError as error:
-            if error.err_code == _NOT_FOUND:
-                return None
-            raise
-        message = answer["message"]
-        payload = base64.b64decode(message.get("data", ""))
-        return _failure(StoredMessage(message["subject"], int(message["seq"]), 0.0, payload))
+        return _found(await leader.message(self._connection, self._names.failed_stream, which))
 
 
 def _readable(payload: bytes) -> FailedRecord | None:
@@ -296,6 +286,13 @@ def _readable(payload: bytes) -> FailedRecord | None:
         return decode_failed(payload)
     except RecordError:
         return None
+
+
+def _found(message: dict[str, Any] | None) -> StoredFailure | None:
+    if message is None:
+        return None
+    payload = base64.b64decode(message.get("data", ""))
+    return _failure(StoredMessage(message["subject"], int(message["seq"]), 0.0, payload))
 
 
 def _place(subject: str) -> tuple[QueueId, int]:

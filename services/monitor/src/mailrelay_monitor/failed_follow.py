@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.failed import FailedStore, StoredFailure
+from mailrelay.queue.leader import stream_info
 from mailrelay.runtime.logging import Logger
 from mailrelay_monitor import failed_index, gone_book, resend_book
 from mailrelay_monitor.admin_database import AdminDatabase, AdminUnwritableError
@@ -162,7 +163,7 @@ class FailedFollower:
     async def _check(self) -> None:
         """Begin anew when the stream is another one than the one that was read."""
         stream = self._connection.names.failed_stream
-        info = await self._connection.api(f"STREAM.INFO.{stream}")
+        info = await stream_info(self._connection, stream)
         created = str(info["created"])
         reached = await self._database.run(failed_index.place)
         if _is_another(reached, created, int(info["state"]["last_seq"])):
@@ -175,7 +176,7 @@ class FailedFollower:
         """Compare the rows with what the stream holds."""
         stream = self._connection.names.failed_stream
         now = asyncio.get_running_loop().time()
-        info = await self._connection.api(f"STREAM.INFO.{stream}")
+        info = await stream_info(self._connection, stream)
         first = int(info["state"]["first_seq"])
         suspects = await self._database.run(
             lambda database: failed_index.before_sequence(database, first, _GONE_AT_ONCE)
@@ -185,7 +186,7 @@ class FailedFollower:
             if len(suspects) < _GONE_AT_ONCE:
                 self._compare_at = now + _COMPARE_SECONDS
         for row in suspects:
-            # Asked of the leader, after everything that came was read.
+            # The leader's word, after everything that came was read.
             if await self._store.last(row.submission, row.recipient) is None:
                 await self._note_gone(row)
 
