@@ -24,6 +24,7 @@ from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.wire import decode_jobs, encode_capture
 from mailrelay_monitor.admin_parts import AdminParts
+from mailrelay_monitor.collect import Collector
 from tests.monitor.story import queue_id
 from tests.support.wait import wait_until
 
@@ -43,6 +44,7 @@ class Admin:
     folder: Path
     registry: CollectorRegistry
     prompted: list[str]
+    collector: Collector  # runs with the parts
     ahead: float = 0.0
 
     async def fail(self, job: Job, **changes: Any) -> FailedRecord:  # noqa: ANN401

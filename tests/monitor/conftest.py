@@ -26,6 +26,8 @@ from mailrelay.runtime.logging import Logger
 from mailrelay_cli.nats_server import find_nats_server
 from mailrelay_monitor.admin import mount_admin
 from mailrelay_monitor.admin_parts import AdminParts, admin_parts
+from mailrelay_monitor.checkpoint import Checkpoint
+from mailrelay_monitor.collect import Collector, CollectorMetrics
 from mailrelay_monitor.index_thread import IndexThread
 from mailrelay_monitor.totals import Ledger
 from tests.monitor.admin_rig import Admin, Start
@@ -152,11 +154,31 @@ async def start(connect: Connect, tmp_path: Path, log: Logger) -> AsyncIterator[
         client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=30
         )
-        store = FailedStore(sender, Publisher(sender))
-        made = Admin(parts, client, sender, connection, store, tmp_path, registry, prompted)
+        collector = Collector(
+            connection,
+            index,
+            Checkpoint(connection, Publisher(connection), time.time, log),
+            clock=time.time,
+            log=log,
+            metrics=CollectorMetrics(CollectorRegistry()),
+            prompt=list[str]().append,
+            prompt_abandoned=list[str]().append,
+        )
+        made = Admin(
+            parts,
+            client,
+            sender,
+            connection,
+            FailedStore(sender, Publisher(sender)),
+            tmp_path,
+            registry,
+            prompted,
+            collector,
+        )
         started.append((parts, client, index))
         if run:
             running.extend(asyncio.ensure_future(part) for part in parts.run())
+            running.append(asyncio.ensure_future(collector.run()))
         return made
 
     async def end() -> None:

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from structlog.testing import LogCapture
 
+from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
+from mailrelay.queue.wire import encode_events
 from mailrelay_monitor import failed_index
 from tests.monitor.admin_rig import Start, discarded, job, stored_body
-from tests.monitor.conftest import Connect
-from tests.monitor.story import queue_id
+from tests.monitor.conftest import Background, Connect
+from tests.monitor.story import SENT, attempted, queue_id, summary
 from tests.support.wait import wait_until
 
 
@@ -124,3 +126,31 @@ async def test_a_removal_that_was_broken_off_is_finished_and_not_taken_for_a_los
 
     await wait_until(told, 10, "it is told as what it was")
     assert await later.store.last(record.job.submission, 0) is None
+
+
+async def test_what_was_delivered_while_the_monitor_was_away_is_not_told_before_it_is_counted(
+    start: Start, connect: Connect, background: Background
+) -> None:
+    admin = await start(run=False)
+    record = await admin.fail(job())
+    await admin.parts.follower.catch_up()
+    await admin.parts.files.turn()
+    await admin.settle(record)
+    about = summary(record.job.submission)
+    told = Record(
+        admin.sender.names.event_subject("sender"), encode_events([attempted(about, {0: SENT})]), ""
+    )
+    await Publisher(admin.sender).store(told)
+    server = await connect(Role.ADMIN)
+    place = admin.sender.names.failed_subject(record.job.submission, 0)
+    await server.api(
+        "STREAM.PURGE.mailrelay-failed", {"filter": place}
+    )  # as its tombstone's age does
+    follower = admin.parts.follower
+    await follower._look_for_gone()
+    assert admin.file(record).exists(), "nothing is known of it yet"
+    background(admin.collector.run())
+    await follower._look_for_gone()
+    await admin.parts.files.turn()
+    assert not admin.file(record).exists()
+    assert await discarded(admin) == []
