@@ -20,7 +20,7 @@ from mailrelay.mail.reply import Reply
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.events import BatchReader, EventReader
-from mailrelay.queue.failed import FailedStore
+from mailrelay.queue.failed import FailedStore, ResendClaim
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.wire import decode_jobs, encode_capture
 from mailrelay_monitor.admin_parts import AdminParts
@@ -52,14 +52,18 @@ class Admin:
         await self.store.store(made)
         return made
 
-    async def settle(self, record: FailedRecord, again: FailedRecord | None = None) -> None:
-        """Do what a sender does with the resend of a record."""
+    async def claim(self, record: FailedRecord) -> ResendClaim:
+        """Have a resend take the record up, whose job in the lane is gone by now."""
         last = await self.store.last(record.job.submission, record.recipient.number)
         assert last is not None
         mark = ResendMark("mailrelay-lane", 999_999, 1.0)
-        resend = replace(record.job, resend_of=last.sequence)
-        claim = await self.store.claim_resend(resend, mark)
+        claim = await self.store.claim_resend(replace(record.job, resend_of=last.sequence), mark)
         assert claim is not None
+        return claim
+
+    async def settle(self, record: FailedRecord, again: FailedRecord | None = None) -> None:
+        """Do what a sender does with the resend of a record."""
+        claim = await self.claim(record)
         if again is None:
             await self.store.store_done(record.job, claim)
         else:

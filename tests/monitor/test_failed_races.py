@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mailrelay.mail.job import FailedRecord, ResendMark
+from mailrelay.mail.job import FailedRecord
 from mailrelay_monitor import failed_index
 from mailrelay_monitor.failed_row import DONE, FailedRow
 from tests.monitor.admin_rig import Admin, Start, discarded, job
@@ -23,14 +23,6 @@ async def row_of(admin: Admin, record: FailedRecord) -> FailedRow:
     )
     assert row is not None
     return row
-
-
-async def claim(admin: Admin, record: FailedRecord) -> None:
-    """Have a resend take the record up, whose job in the lane is gone by now."""
-    last = await admin.store.last(record.job.submission, 0)
-    assert last is not None
-    resend = replace(record.job, resend_of=last.sequence)
-    assert await admin.store.claim_resend(resend, ResendMark("mailrelay-lane", 999_999, 1.0))
 
 
 async def reasons(admin: Admin) -> list[str]:
@@ -62,7 +54,7 @@ async def test_what_a_resend_took_up_since_it_was_listed_is_deleted_by_hand_and_
     background(admin.parts.events.run())
     record = await admin.fail(job())
     row = await row_of(admin, record)
-    await claim(admin, record)
+    await admin.claim(record)
     if knows:
         await admin.parts.follower.catch_up()
     assert await admin.parts.remover.remove(row)

@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS failed (
     stored_body INTEGER NOT NULL,
     mark_sequence INTEGER NOT NULL,  -- the record in the lane that claimed it; 0: none did
     mark_stored_at REAL NOT NULL,
-    filed INTEGER NOT NULL,  -- whether its file says what the record says
+    filed INTEGER NOT NULL,  -- 1: its file says what the record says; 2: that, without content
     removing TEXT NOT NULL,  -- why it goes: done (delivered), or a reason of mail.event.Discarded
     request INTEGER NOT NULL,  -- the resend that it is part of; 0: none
     stage TEXT NOT NULL,  -- of that: waiting, queued
@@ -53,6 +53,7 @@ CREATE TABLE IF NOT EXISTS failed (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS failed_sequence ON failed (sequence);
 CREATE INDEX IF NOT EXISTS failed_unfiled ON failed (sequence) WHERE NOT filed OR removing <> '';
+CREATE INDEX IF NOT EXISTS failed_without_content ON failed (size_bytes) WHERE filed = 2;
 CREATE INDEX IF NOT EXISTS failed_stage ON failed (request, sequence) WHERE stage <> '';
 CREATE INDEX IF NOT EXISTS failed_accepted ON failed (accepted_at);
 CREATE TABLE IF NOT EXISTS place (
@@ -64,7 +65,7 @@ _COLUMNS = (
     " domain, code, enhanced, reply, attempts, size_bytes, record_bytes, total_recipients,"
     " stored_body, mark_sequence, mark_stored_at, filed, removing, request, stage"
 )
-_TRUTHS = frozenset({"stored_body", "filed"})
+_TRUTHS = frozenset({"stored_body"})
 _THERE = "removing = ''"
 
 
@@ -238,14 +239,35 @@ def unfiled(database: sqlite3.Connection, limit: int) -> list[FailedRow]:
 
 
 def set_filed(
-    database: sqlite3.Connection, row: FailedRow, attempts: int, failed_at: float
+    database: sqlite3.Connection, row: FailedRow, attempts: int, failed_at: float, filed: int
 ) -> None:
     """Note what a row's file says now: that of a record with so many attempts, failed then."""
     database.execute(
-        "UPDATE failed SET filed = 1 WHERE submission = ? AND recipient = ? AND attempts = ?"
+        "UPDATE failed SET filed = ? WHERE submission = ? AND recipient = ? AND attempts = ?"
         " AND failed_at = ?",
-        (row.submission, row.recipient, attempts, failed_at),
+        (filed, row.submission, row.recipient, attempts, failed_at),
     )
+
+
+def without_content(database: sqlite3.Connection) -> int:
+    """Count the rows whose files lack the content."""
+    return int(database.execute("SELECT count(*) FROM failed WHERE filed = 2").fetchone()[0])
+
+
+def file_again(database: sqlite3.Connection, room_bytes: int) -> int:
+    """Have files written anew that lack content for which there is room; return how many."""
+    return database.execute(
+        "UPDATE failed SET filed = 0 WHERE filed = 2 AND size_bytes < ?", (room_bytes,)
+    ).rowcount
+
+
+def has_others(database: sqlite3.Connection, row: FailedRow) -> bool:
+    """Tell whether other recipients of the same submission have rows that stay."""
+    found = database.execute(
+        f"SELECT 1 FROM failed WHERE submission = ? AND recipient <> ? AND {_THERE} LIMIT 1",  # noqa: S608 — only our own constants are put in
+        (row.submission, row.recipient),
+    ).fetchone()
+    return found is not None
 
 
 def being_removed(database: sqlite3.Connection, limit: int) -> list[FailedRow]:

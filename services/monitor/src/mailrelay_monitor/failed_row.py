@@ -11,6 +11,8 @@ from mailrelay.queue.failed import StoredFailure
 
 DONE = "done"
 WAITING, QUEUED = "waiting", "queued"
+# Whether its file says what the record says; without the content while the disk is nearly full.
+UNFILED, FILED, WITHOUT_CONTENT = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class FailedRow:
     stored_body: bool
     mark_sequence: int
     mark_stored_at: float
-    filed: bool
+    filed: int
     removing: str
     request: int
     stage: str
@@ -83,11 +85,18 @@ def row_of(failure: StoredFailure, old: FailedRow | None) -> FailedRow:
         record_bytes=failure.size_bytes,
         mark_sequence=mark.sequence if mark else 0,
         mark_stored_at=mark.stored_at if mark else 0.0,
-        filed=failure.record is None or (copied is not None and copied.filed),
+        filed=_filed(failure, copied),
         removing=copied.removing if copied is not None and copied.removing != DONE else "",
         request=old.request if old is not None and not ends else 0,
         stage=old.stage if old is not None and not ends else "",
     )
+
+
+def _filed(failure: StoredFailure, copied: FailedRow | None) -> int:
+    """Return what its file says already; of what cannot be read there is none."""
+    if failure.record is None:
+        return FILED
+    return UNFILED if copied is None else copied.filed
 
 
 def _unreadable(failure: StoredFailure) -> FailedRow:
@@ -132,7 +141,7 @@ def _of(record: FailedRecord) -> FailedRow:
         stored_body=job.body is not None,
         mark_sequence=0,
         mark_stored_at=0.0,
-        filed=False,
+        filed=UNFILED,
         removing="",
         request=0,
         stage="",
@@ -159,7 +168,7 @@ _UNREADABLE = FailedRow(
     stored_body=False,
     mark_sequence=0,
     mark_stored_at=0.0,
-    filed=True,
+    filed=FILED,
     removing="",
     request=0,
     stage="",
