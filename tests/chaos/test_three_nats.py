@@ -13,15 +13,19 @@ import psutil
 import pytest
 import structlog
 
+from mailrelay.mail.disposition import Disposition
 from mailrelay.mail.ids import new_queue_id
+from mailrelay.mail.job import FailedRecord
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection, open_connection
 from mailrelay.queue.errors import QueueUnavailableError
+from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.lanes import NOW
 from mailrelay.queue.leader import stream_info
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
 from mailrelay_cli.nats_server import find_nats_server
+from tests.lib.jobs import make_job
 from tests.support.cluster_relay import LIMITS
 from tests.support.nats_cluster import ClusterNode, NatsCluster
 
@@ -85,6 +89,33 @@ async def test_a_leader_that_stood_still_is_not_believed_to_know_what_is_there(
             assert (await asking)["state"]["subjects"] == {record.subject: 1}
         with contextlib.suppress(QueueUnavailableError):
             assert await deciding
+    finally:
+        await monitor.close()
+        await sender.close()
+
+
+@pytest.mark.parametrize("asks_again", range(3))
+async def test_a_leader_that_stood_still_is_not_believed_that_a_failed_record_is_gone(
+    cluster: NatsCluster, asks_again: int
+) -> None:
+    async with cluster.connected(Role.ADMIN, LOG) as admin:
+        await cluster.wait_whole(admin)
+    old = await cluster.leader_of(cluster.names.failed_stream, LOG)
+    other = next(node for node in cluster.nodes if node is not old)
+    monitor = await connect(cluster, old, Role.MONITOR)
+    sender = await connect(cluster, other, Role.SENDER)
+    record = FailedRecord(
+        make_job(submission=new_queue_id(time.time(), asks_again)), Disposition.BOUNCED, 1.0
+    )
+    try:
+        with standing_still(old):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await FailedStore(sender, Publisher(sender)).store(record)
+            asked = FailedStore(monitor, Publisher(monitor))
+            asking = asyncio.create_task(asked.last(record.job.submission, 0))
+            await asyncio.sleep(0.01)  # the question waits in its socket
+        with contextlib.suppress(QueueUnavailableError):  # nothing is known: that is right, too
+            assert await asking is not None
     finally:
         await monitor.close()
         await sender.close()

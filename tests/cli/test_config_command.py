@@ -57,7 +57,7 @@ def test_check_tells_programs_the_same(tmp_path: Path) -> None:
         "key": "batchSize",
         "value": 7,
         "source": str(path),
-        "isDefault": False,
+        "is_default": False,
         "default": 20,
         "allowed": "a whole number from 1 to 1000",
         "variable": "BATCH_SIZE",

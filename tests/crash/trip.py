@@ -220,7 +220,7 @@ class Trip:
     async def release_all(self, request: str) -> None:
         """Release everything captured to the upstream, which the relay does not know."""
         hop = f"127.0.0.1:{self.rig.upstream.port}"
-        await self.do("POST", "/admin/release", all=True, nextHop=hop, request=request)
+        await self.do("POST", "/admin/release", all=True, next_hop=hop, request=request)
         self.copies += 1
 
     async def delete_captured(self, written: Letter) -> None:

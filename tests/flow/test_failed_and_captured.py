@@ -165,7 +165,7 @@ async def test_a_release_that_fails_is_failed_mail_and_its_resend_goes_to_the_sa
     async with ScriptedUpstream(script) as upstream, running_relay(tmp_path) as relay:
         submitted = await submit(relay, "a@example.com")
         await relay.wait_health(20, total_emails_processed=1)
-        asked = {"ids": [str(submitted.queue_id)], "nextHop": f"localhost:{upstream.port}"}
+        asked = {"ids": [str(submitted.queue_id)], "next_hop": f"localhost:{upstream.port}"}
         assert (await relay.post("/admin/release", json=asked)).status_code == 200
 
         async def has_failed() -> bool:

@@ -306,7 +306,8 @@ async def test_a_removed_record_does_not_come_back_when_its_resend_ends(
     await store.store(record)
     claim = await claimed(store, record, await lane_record(sender))
     assert claim is not None
-    await FailedStore(monitor, Publisher(monitor)).remove(submission, 0)
+    removing = FailedStore(monitor, Publisher(monitor))
+    assert await removing.remove_up_to(submission, 0, claim.sequence)
     await store.store_again(record, claim)
     assert await store.last(submission, 0) is None
     assert await claimed(store, record, await lane_record(sender), claim.sequence) is None

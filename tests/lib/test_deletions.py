@@ -41,11 +41,7 @@ async def claimed(store: FailedStore, record: FailedRecord) -> ResendClaim:
     return claim
 
 
-async def by_hand(removing: FailedStore, _: FailedStore, record: FailedRecord) -> None:
-    await removing.remove(record.job.submission, 0)
-
-
-async def past_a_limit(removing: FailedStore, _: FailedStore, record: FailedRecord) -> None:
+async def removed(removing: FailedStore, _: FailedStore, record: FailedRecord) -> None:
     last = await removing.last(record.job.submission, 0)
     assert last is not None
     assert await removing.remove_up_to(record.job.submission, 0, last.sequence)
@@ -66,7 +62,7 @@ async def delivered(_: FailedStore, store: FailedStore, record: FailedRecord) ->
 Way = Callable[[FailedStore, FailedStore, FailedRecord], Awaitable[None]]
 
 
-@pytest.mark.parametrize("remove", [by_hand, past_a_limit, delivered])
+@pytest.mark.parametrize("remove", [removed, delivered])
 async def test_a_removed_failure_that_a_resend_overwrote_is_still_gone_after_kill_9(
     server: NatsServer,
     log: Logger,

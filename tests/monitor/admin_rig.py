@@ -13,14 +13,18 @@ import httpx
 from prometheus_client import CollectorRegistry
 
 from mailrelay.mail.disposition import Disposition
+from mailrelay.mail.event import Discarded
 from mailrelay.mail.ids import QueueId
-from mailrelay.mail.job import FailedRecord, Job, Recipient, ResendMark, Try
+from mailrelay.mail.job import CaptureRecord, FailedRecord, Job, Recipient, ResendMark, Try
 from mailrelay.mail.reply import Reply
+from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.events import BatchReader
-from mailrelay.queue.failed import FailedStore
-from mailrelay.queue.wire import decode_jobs
+from mailrelay.queue.events import BatchReader, EventReader
+from mailrelay.queue.failed import FailedStore, ResendClaim
+from mailrelay.queue.publish import Publisher, Record
+from mailrelay.queue.wire import decode_jobs, encode_capture
 from mailrelay_monitor.admin_parts import AdminParts
+from mailrelay_monitor.collect import Collector
 from tests.monitor.story import queue_id
 from tests.support.wait import wait_until
 
@@ -40,6 +44,7 @@ class Admin:
     folder: Path
     registry: CollectorRegistry
     prompted: list[str]
+    collector: Collector  # runs with the parts
     ahead: float = 0.0
 
     async def fail(self, job: Job, **changes: Any) -> FailedRecord:  # noqa: ANN401
@@ -47,14 +52,18 @@ class Admin:
         await self.store.store(made)
         return made
 
-    async def settle(self, record: FailedRecord, again: FailedRecord | None = None) -> None:
-        """Do what a sender does with the resend of a record."""
+    async def claim(self, record: FailedRecord) -> ResendClaim:
+        """Have a resend take the record up, whose job in the lane is gone by now."""
         last = await self.store.last(record.job.submission, record.recipient.number)
         assert last is not None
         mark = ResendMark("mailrelay-lane", 999_999, 1.0)
-        resend = replace(record.job, resend_of=last.sequence)
-        claim = await self.store.claim_resend(resend, mark)
+        claim = await self.store.claim_resend(replace(record.job, resend_of=last.sequence), mark)
         assert claim is not None
+        return claim
+
+    async def settle(self, record: FailedRecord, again: FailedRecord | None = None) -> None:
+        """Do what a sender does with the resend of a record."""
+        claim = await self.claim(record)
         if again is None:
             await self.store.store_done(record.job, claim)
         else:
@@ -103,6 +112,24 @@ def job(
         content=content,
     )
     return replace(made, **changes)
+
+
+async def discarded(admin: Admin) -> list[Discarded]:
+    records = await EventReader(admin.reader).read(0)
+    return [each for record in records for each in record.events if isinstance(each, Discarded)]
+
+
+async def stored_body(admin: Admin, submission: QueueId) -> Any:  # noqa: ANN401
+    store = BodyStore(admin.sender, Publisher(admin.sender))
+    return await store.store_content(submission, b"Subject: b\r\n\r\n" + b"x" * 600_000)
+
+
+async def captured(admin: Admin, made: Job | None = None) -> Job:
+    made = made or job()
+    subject = admin.sender.names.capture_subject(made.submission, made.batch, "hash")
+    record = CaptureRecord(made, time.time())
+    await Publisher(admin.sender).store(Record(subject, encode_capture(record), ""))
+    return made
 
 
 Start = Callable[..., Awaitable[Admin]]

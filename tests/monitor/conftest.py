@@ -26,6 +26,8 @@ from mailrelay.runtime.logging import Logger
 from mailrelay_cli.nats_server import find_nats_server
 from mailrelay_monitor.admin import mount_admin
 from mailrelay_monitor.admin_parts import AdminParts, admin_parts
+from mailrelay_monitor.checkpoint import Checkpoint
+from mailrelay_monitor.collect import Collector, CollectorMetrics
 from mailrelay_monitor.index_thread import IndexThread
 from mailrelay_monitor.totals import Ledger
 from tests.monitor.admin_rig import Admin, Start
@@ -39,6 +41,7 @@ LIMITS = QueueLimits(
 )
 
 Connect = Callable[[Role], Awaitable[QueueConnection]]
+Background = Callable[[Awaitable[object]], asyncio.Future[object]]
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +97,7 @@ async def connection(connect: Connect) -> QueueConnection:
 
 
 @pytest.fixture
-async def background() -> AsyncIterator[Callable[[Awaitable[object]], asyncio.Future[object]]]:
+async def background() -> AsyncIterator[Background]:
     """Run something beside the test; what it raised fails the test."""
     tasks: list[asyncio.Future[object]] = []
 
@@ -151,11 +154,31 @@ async def start(connect: Connect, tmp_path: Path, log: Logger) -> AsyncIterator[
         client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=30
         )
-        store = FailedStore(sender, Publisher(sender))
-        made = Admin(parts, client, sender, connection, store, tmp_path, registry, prompted)
+        collector = Collector(
+            connection,
+            index,
+            Checkpoint(connection, Publisher(connection), time.time, log),
+            clock=time.time,
+            log=log,
+            metrics=CollectorMetrics(CollectorRegistry()),
+            prompt=list[str]().append,
+            prompt_abandoned=list[str]().append,
+        )
+        made = Admin(
+            parts,
+            client,
+            sender,
+            connection,
+            FailedStore(sender, Publisher(sender)),
+            tmp_path,
+            registry,
+            prompted,
+            collector,
+        )
         started.append((parts, client, index))
         if run:
             running.extend(asyncio.ensure_future(part) for part in parts.run())
+            running.append(asyncio.ensure_future(collector.run()))
         return made
 
     async def end() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from mailrelay.mail.job import FailedRecord
 from mailrelay_monitor import failed_index, resend_book
 from mailrelay_monitor.failed_filter import FailedFilter
+from mailrelay_monitor.failed_row import QUEUED, WAITING
 from tests.monitor.admin_rig import Admin, Start, job
 from tests.support.wait import wait_until
 
@@ -62,7 +63,7 @@ async def test_what_was_noted_as_queued_is_queued_once_whether_it_was_stored_or_
     def note(database: Any) -> None:  # noqa: ANN401
         row = failed_index.get(database, not_stored.job.submission, 0)
         assert row is not None
-        failed_index.set_stage(database, row, failed_index.WAITING, failed_index.QUEUED)
+        failed_index.set_stage(database, row, WAITING, QUEUED)
 
     await admin.parts.database.run(note)  # and here it was killed, before the publish
     admin = await start()

@@ -225,7 +225,7 @@ async def test_a_removal_past_a_limit_that_was_broken_off_takes_what_came_back_w
     await admin.parts.follower.catch_up()
     row = await admin.parts.database.run(lambda db: failed_index.get(db, record.job.submission, 0))
     assert row is not None
-    await admin.parts.database.run(lambda db: failed_index.set_removing(db, row, "maxAge"))
+    await admin.parts.database.run(lambda db: failed_index.set_removing(db, row, "max_age"))
     reader = FailedStore(admin.reader, Publisher(admin.reader))
     assert await reader.remove_up_to(row.submission, 0, row.sequence)  # and here it was killed
     await kill(server, admin)

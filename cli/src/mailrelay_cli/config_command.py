@@ -36,7 +36,7 @@ def explained(loaded: Loaded) -> list[dict[str, Any]]:
             "key": option.key,
             "value": plain(option.value_in(loaded.config)),
             "source": loaded.sources[option.key],
-            "isDefault": loaded.sources[option.key] == DEFAULT,
+            "is_default": loaded.sources[option.key] == DEFAULT,
             "default": plain(option.field.default),
             "allowed": allowed(option.field),
             "variable": option.variable,

@@ -178,7 +178,7 @@ def release_captured(
     body: dict[str, Any] = {"all": True} if everything else {"ids": ids}
     body["request"] = secrets.token_hex(8)
     if next_hop is not None:
-        body["nextHop"] = next_hop
+        body["next_hop"] = next_hop
     answer = MonitorClient(data_dir).ask("POST", "admin/release", body=body)
     say(f"request {answer['request']}: {answer['asked']} to be released to {answer['next_hop']}")
 
@@ -212,8 +212,8 @@ def _filter(
     asked = {
         "id": ids,
         "sender": sender,
-        "recipientDomain": domain,
-        "replyCode": code,
+        "recipient_domain": domain,
+        "reply_code": code,
         "since": since,
         "until": until,
     }
@@ -234,7 +234,7 @@ def _in_path(text: str) -> str:
 
 def _failed_line(row: dict[str, Any]) -> str:
     return (
-        f"{row['id']}/{row['recipientNumber']}  {row['failedAt']}  {row['disposition']}  "
+        f"{row['id']}/{row['recipient_number']}  {row['failed_at']}  {row['disposition']}  "
         f"<{row['sender']}> -> {row['recipient']}  {row['reply']}"
     )
 
@@ -243,4 +243,5 @@ def _captured_line(row: dict[str, Any]) -> str:
     if row.get("unreadable"):
         return f"{row['id']}  cannot be read by this version"
     to = ", ".join(row["recipients"][:3]) + (", …" if len(row["recipients"]) > 3 else "")  # noqa: PLR2004 — as many as fit a line
-    return f"{row['id']}  {row['capturedAt']}  {row['sizeBytes']} octets  <{row['sender']}> -> {to}"
+    size = f"{row['size_bytes']} octets"
+    return f"{row['id']}  {row['captured_at']}  {size}  <{row['sender']}> -> {to}"

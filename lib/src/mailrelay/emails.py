@@ -17,6 +17,7 @@ from mailrelay.mail.ids import QueueId, accepted_seconds, is_queue_id
 
 CONTENT_SUFFIX = ".eml"
 ENVELOPE_SUFFIX = ".json"
+FREE_FLOOR_BYTES = 256 * 1024 * 1024  # the queue needs what is left of the disk more
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
 

@@ -58,7 +58,7 @@ class Discarded(Event):
 
     recipient: int  # the recipient's number in its submission
     address: str
-    reason: str  # byHand, maxAge, maxRecords, maxBytes; droppedByStream: nobody removed it
+    reason: str  # by_hand, max_age, max_records, max_bytes; dropped_by_stream: nobody removed it
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,17 @@ job into lane `now` and leaves the record where it is.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import CaptureRecord, Release
+from mailrelay.queue import leader
 from mailrelay.queue.bodies import body_token
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.errors import QueueRefusedError
 from mailrelay.queue.events import BatchReader, StoredMessage
 from mailrelay.queue.lanes import NOW
 from mailrelay.queue.names import Names
@@ -26,7 +27,6 @@ from mailrelay.runtime.steps import passed
 # A place that is taken stays as it is. Overwritten, its record would come back after the one on top
 # was deleted and nats-server killed (docs/decisions/0025).
 ONLY_IF_FREE: Final = {"Nats-Expected-Last-Subject-Sequence": "0"}
-_NOT_FOUND = 10037
 _PAGE = 16  # each may carry a megabyte
 
 
@@ -47,10 +47,11 @@ class CaptureStore:
     def __init__(self, connection: QueueConnection) -> None:
         self._connection = connection
         self._names = connection.names
+        self._prefix = f"{self._names.prefix}.capture"
 
     async def last_sequence(self) -> int:
         """Return the sequence number of the newest record so far. Raises QueueError."""
-        info = await self._connection.api(f"STREAM.INFO.{self._names.capture_stream}")
+        info = await leader.stream_info(self._connection, self._names.capture_stream)
         return int(info["state"]["last_seq"])
 
     async def count(self) -> int:
@@ -77,17 +78,43 @@ class CaptureStore:
                 after = captured.sequence
                 yield captured
 
-    async def is_there(self, sequence: int) -> bool:
-        """Tell whether a record is still there, asked of the stream's leader. Raises QueueError."""
-        try:
-            await self._connection.api(
-                f"STREAM.MSG.GET.{self._names.capture_stream}", {"seq": sequence}
-            )
-        except QueueRefusedError as error:
-            if error.err_code == _NOT_FOUND:
-                return False
-            raise
-        return True
+    async def again(self, captured: StoredCapture) -> StoredCapture | None:
+        """Return a record while it is there; None when the stream's one leader has it no more.
+
+        Raises QueueError, also while it is not known who leads.
+        """
+        found = await self._at(f"{self._prefix}.{captured.submission}.{captured.place}")
+        return found if found is not None and found.sequence == captured.sequence else None
+
+    async def first_behind(self, after: int) -> StoredCapture | None:
+        """Return the record that follows sequence `after`, as the stream's leader has it.
+
+        Whom `read` asked may lag behind. None takes 1.5 s to tell. Raises QueueError.
+        """
+        which: dict[str, object] = {"seq": after + 1, "next_by_subj": f"{self._prefix}.>"}
+        stream = self._names.capture_stream
+        found = await leader.message(self._connection, stream, which)
+        if found is None:
+            await leader.wait_heard(self._connection, stream)
+            found = await leader.message(self._connection, stream, which)
+        return _found(found)
+
+    async def records_of(self, submission: QueueId) -> list[StoredCapture]:
+        """Return a submission's records, in order, as the stream's one leader has them.
+
+        Raises QueueError, also while it is not known who leads.
+        """
+        info = await leader.stream_info(
+            self._connection,
+            self._names.capture_stream,
+            subjects=f"{self._prefix}.{submission}.*",
+        )
+        found = [await self._at(subject) for subject in info["state"].get("subjects") or {}]
+        return sorted((one for one in found if one is not None), key=lambda one: one.sequence)
+
+    async def _at(self, subject: str) -> StoredCapture | None:
+        stream = self._names.capture_stream
+        return _found(await leader.last_message(self._connection, stream, subject))
 
     async def delete(self, submission: QueueId) -> int:
         """Delete a submission's records; return how many. Raises QueueError."""
@@ -131,6 +158,13 @@ def release_record(captured: StoredCapture, release: Release, names: Names) -> R
     subject = names.lane_subject(NOW, body_token(job))
     message_id = f"{job.submission}.{captured.place}.release/{of_one}"
     return Record(subject, encode_jobs([job]), message_id)
+
+
+def _found(message: dict[str, Any] | None) -> StoredCapture | None:
+    if message is None:
+        return None
+    payload = base64.b64decode(message.get("data", ""))
+    return _stored(StoredMessage(message["subject"], int(message["seq"]), 0.0, payload))
 
 
 def _stored(message: StoredMessage) -> StoredCapture:

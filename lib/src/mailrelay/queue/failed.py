@@ -22,12 +22,14 @@ import base64
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mailrelay.mail.disposition import Outcome
 from mailrelay.mail.ids import QueueId, is_queue_id, new_queue_id
 from mailrelay.mail.job import FailedRecord, Job, ResendMark
+from mailrelay.queue import leader
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.errors import QueueMovedOnError, QueueRefusedError
+from mailrelay.queue.errors import QueueMovedOnError
 from mailrelay.queue.events import BatchReader, StoredMessage, epoch_seconds
 from mailrelay.queue.publish import Guard, Publisher, Record
 from mailrelay.queue.wire import (
@@ -39,7 +41,6 @@ from mailrelay.queue.wire import (
 )
 from mailrelay.runtime.steps import passed
 
-_NOT_FOUND = 10037
 _TOMBSTONE_TTL = "1h"  # longer than any resend of the same record may still be under way
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 # On a tombstone, see `Delivery`.
@@ -175,15 +176,15 @@ class FailedStore:
         Raises QueueError.
         """
         subject = self._names.failed_subject(job.submission, job.recipients[0].number)
-        message = await self._message({"last_by_subj": subject})
-        if (
-            message is None
-            or message.payload
-            or message.headers.get(_DELIVERED_BY) != _written(mark)
-        ):
+        stream = self._names.failed_stream
+        message = await leader.last_message(self._connection, stream, subject)
+        if message is None or message.get("data"):
+            return None
+        headers = _headers(base64.b64decode(message.get("hdrs", "")))
+        if headers.get(_DELIVERED_BY) != _written(mark):
             return None
         try:
-            return decode_outcome(base64.b64decode(message.headers.get(_OUTCOME, "")))
+            return decode_outcome(base64.b64decode(headers.get(_OUTCOME, "")))
         except (RecordError, ValueError):  # another version's: it is display that suffers
             return None
 
@@ -210,9 +211,13 @@ class FailedStore:
 
     # What both ask.
     async def last(self, submission: QueueId, recipient: int) -> StoredFailure | None:
-        """Return a recipient's last record, asked of the stream's leader. Raises QueueError."""
+        """Return a recipient's last record; None when the stream's one leader has none.
+
+        Raises QueueError, also while it is not known who leads.
+        """
         subject = self._names.failed_subject(submission, recipient)
-        return await self._get({"last_by_subj": subject})
+        stream = self._names.failed_stream
+        return _found(await leader.last_message(self._connection, stream, subject))
 
     async def at(self, sequence: int) -> StoredFailure | None:
         """Return the record of a sequence number while it is there. Raises QueueError."""
@@ -225,15 +230,10 @@ class FailedStore:
         """
         if mark.stream != self._names.lane_stream:
             return False
-        try:
-            answer = await self._connection.api(
-                f"STREAM.MSG.GET.{mark.stream}", {"seq": mark.sequence}
-            )
-        except QueueRefusedError as error:
-            if error.err_code == _NOT_FOUND:
-                return False
-            raise
-        stored_at = epoch_seconds(answer["message"].get("time", ""))
+        found = await leader.message(self._connection, mark.stream, {"seq": mark.sequence})
+        if found is None:
+            return False
+        stored_at = epoch_seconds(found.get("time", ""))
         return abs(stored_at - mark.stored_at) < _SAME_TIME_SECONDS
 
     # What the monitor does.
@@ -260,12 +260,6 @@ class FailedStore:
                 after = failure.sequence
                 if not failure.is_done:
                     yield failure
-
-    async def remove(self, submission: QueueId, recipient: int) -> None:
-        """Remove whatever stands in a recipient's place. Raises QueueError."""
-        subject = self._names.failed_subject(submission, recipient)
-        await self._connection.api(f"STREAM.PURGE.{self._names.failed_stream}", {"filter": subject})
-        passed("failed.removed")
 
     async def remove_up_to(self, submission: QueueId, recipient: int, sequence: int) -> bool:
         """Remove the record `sequence` and what was in its place before; False when nothing was.
@@ -326,22 +320,7 @@ class FailedStore:
         return True
 
     async def _get(self, which: dict[str, object]) -> StoredFailure | None:
-        message = await self._message(which)
-        return _failure(message) if message is not None else None
-
-    async def _message(self, which: dict[str, object]) -> StoredMessage | None:
-        try:
-            answer = await self._connection.api(
-                f"STREAM.MSG.GET.{self._names.failed_stream}", which
-            )
-        except QueueRefusedError as error:
-            if error.err_code == _NOT_FOUND:
-                return None
-            raise
-        message = answer["message"]
-        payload = base64.b64decode(message.get("data", ""))
-        headers = _headers(base64.b64decode(message.get("hdrs", "")))
-        return StoredMessage(message["subject"], int(message["seq"]), 0.0, payload, headers)
+        return _found(await leader.message(self._connection, self._names.failed_stream, which))
 
 
 def _written(mark: ResendMark) -> str:
@@ -362,6 +341,13 @@ def _readable(payload: bytes) -> FailedRecord | None:
         return decode_failed(payload)
     except RecordError:
         return None
+
+
+def _found(message: dict[str, Any] | None) -> StoredFailure | None:
+    if message is None:
+        return None
+    payload = base64.b64decode(message.get("data", ""))
+    return _failure(StoredMessage(message["subject"], int(message["seq"]), 0.0, payload))
 
 
 def _place(subject: str) -> tuple[QueueId, int]:

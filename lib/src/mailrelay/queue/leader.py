@@ -9,15 +9,18 @@ the shortest election time-out is the only one there can be; the answer itself s
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.errors import QueueUnavailableError
+from mailrelay.queue.errors import QueueRefusedError, QueueUnavailableError
 
 # Servers wait for at least 4 s without a leader's word before they elect another one; a leader
 # speaks every second.
 HEARD_SECONDS = 2.5
+_SPOKEN_SECONDS = 1.5
 _NANOSECONDS = 1_000_000_000
+_NOT_FOUND = 10037
 
 
 async def stream_info(
@@ -34,6 +37,48 @@ async def stream_info(
         msg = f"{stream}: a server answered that may not be its leader any more"
         raise QueueUnavailableError(msg)
     return info
+
+
+async def last_message(
+    connection: QueueConnection, stream: str, subject: str
+) -> dict[str, Any] | None:
+    """Return the last record under a subject; None when the stream's one leader has none there.
+
+    Raises QueueError; QueueUnavailableError also while servers disagree, and when whoever answered
+    may lead no more.
+    """
+    found = await message(connection, stream, {"last_by_subj": subject})
+    if found is None:
+        info = await stream_info(connection, stream, subjects=subject)
+        if info["state"].get("subjects"):
+            msg = f"{stream}: a server answered that is behind its leader"
+            raise QueueUnavailableError(msg)
+    return found
+
+
+async def message(
+    connection: QueueConnection, stream: str, which: dict[str, object]
+) -> dict[str, Any] | None:
+    """Return the record that `STREAM.MSG.GET` finds, None when there is none such.
+
+    That answer does not say who gave it: none is no proof that there is none. Raises QueueError.
+    """
+    try:
+        found: dict[str, Any] = (await connection.api(f"STREAM.MSG.GET.{stream}", which))["message"]
+    except QueueRefusedError as error:
+        if error.err_code == _NOT_FOUND:
+            return None
+        raise
+    return found
+
+
+async def wait_heard(connection: QueueConnection, stream: str) -> None:
+    """Wait until a server that believes to lead, and does not, has heard of the one that does.
+
+    Unless it stands still again. Raises QueueError, also when whoever answered may lead no more.
+    """
+    await asyncio.sleep(_SPOKEN_SECONDS)
+    await stream_info(connection, stream)
 
 
 def leads(info: dict[str, Any]) -> bool:

@@ -87,7 +87,12 @@ def _sender(names: Names) -> tuple[str, ...]:
         *(f"$JS.ACK.{stream}.{consumer}.>" for stream, consumer in claims),
         *(
             f"$JS.API.STREAM.INFO.{stream}"
-            for stream in (names.in_stream(), names.lane_stream, names.body_stream)
+            for stream in (
+                names.in_stream(),
+                names.lane_stream,
+                names.body_stream,
+                names.failed_stream,  # whether who says that a record is not there is its leader
+            )
         ),
         f"$JS.API.DIRECT.GET.{names.body_stream}.>",
         f"$JS.API.STREAM.MSG.GET.{names.body_stream}",

@@ -24,13 +24,12 @@ import msgspec
 from prometheus_client import Counter
 
 from mailrelay.config.model import RelayConfig
-from mailrelay.emails import KeptFiles, emails_folder, kept_files
+from mailrelay.emails import FREE_FLOOR_BYTES, KeptFiles, emails_folder, kept_files
 from mailrelay.mail.wire_form import DotUnstuffer
 from mailrelay.runtime.logging import Logger
 from mailrelay_ingress.accept import Submission
 
 MAX_HELD_BYTES = 32 * 1024 * 1024
-FREE_FLOOR_BYTES = 256 * 1024 * 1024  # the queue needs what is left of the disk more
 _LOOK_SECONDS = 1.0  # how often the free space is looked at
 _TELL_SECONDS = 60.0  # how often a failure is told, at most
 _PRIVATE_FILE = 0o600
@@ -198,7 +197,7 @@ def envelope(submission: Submission) -> Mapping[str, Any]:
     client = submission.client
     return {
         "id": submission.queue_id,
-        "acceptedAt": submission.accepted_at,
+        "accepted_at": submission.accepted_at,
         "sender": submission.reverse_path,
         "recipients": submission.recipients,
         "client": client.address,

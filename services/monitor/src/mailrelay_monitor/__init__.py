@@ -9,10 +9,11 @@
 5. `backlog` asks what the streams hold and how much disk is left.
 6. `health` judges it; `ready` tells whether mail can be taken.
 7. `bodies` deletes large content that nothing names any more.
-8. `failed_follow` reads the failed store into `failed_index` (`failed_filter` says which rows are
-   meant); `failed_files` keeps a file for each, with its `held_content`; `failed_removal` removes
-   by hand and past the limits, `failed_returned` what is there again although it is gone (what
-   the stream dropped stands in `gone_book`).
+8. `failed_follow` reads the failed store into `failed_index`, a `failed_row` a record
+   (`failed_filter` says which are meant); `failed_files` keeps a file for each, with the
+   `failed_content` in or beside it (`held_content`); `failed_removal` removes by hand and past the
+   limits, `failed_returned` what is there again although it is gone (what the stream dropped
+   stands in `gone_book`).
 9. `retry` sends failed mail again, `captured` releases captured mail, as `lane_room` has room;
    `release_book` and `resend_book` note how far. Their notes are in `admin_database`. `kept`
    finds and thins out the content that ingress kept.

@@ -26,11 +26,11 @@ from mailrelay_monitor.kept import kept_content
 from mailrelay_monitor.release_book import ReleaseRequest
 
 _LIMIT = 200
-_RELEASE_KEYS = ("ids", "all", "nextHop", "request")
+_RELEASE_KEYS = ("ids", "all", "next_hop", "request")
 _REQUEST = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NO_UPSTREAM = (
     "no upstream is configured, so mail cannot be released to it: set forwardSMTP and forwardHost "
-    "(and forwardPort), or name a next hop with nextHop, such as mx.example.com:25"
+    "(and forwardPort), or name a next hop with next_hop, such as mx.example.com:25"
 )
 
 
@@ -127,7 +127,7 @@ def _ids(asked: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _next_hop(asked: dict[str, Any], *, has_upstream: bool) -> str:
-    text = asked.get("nextHop")
+    text = asked.get("next_hop")
     if text is None:
         if not has_upstream:
             raise BadRequestError(409, _NO_UPSTREAM)
@@ -135,7 +135,7 @@ def _next_hop(asked: dict[str, Any], *, has_upstream: bool) -> str:
     try:
         return format_next_hop(*parse_next_hop(str(text)))
     except ValueError as error:
-        raise BadRequestError(422, f"nextHop: {error}") from error
+        raise BadRequestError(422, f"next_hop: {error}") from error
 
 
 def _request_id(asked: dict[str, Any]) -> str:
@@ -203,7 +203,7 @@ async def _held(parts: AdminParts, queue_id: QueueId) -> Job | None:
 
 def _shown(captured: StoredCapture) -> dict[str, Any]:
     if captured.record is None:
-        return {"id": captured.submission, "unreadable": True, "recordBytes": captured.size_bytes}
+        return {"id": captured.submission, "unreadable": True, "record_bytes": captured.size_bytes}
     job = captured.record.job
     return {
         "id": captured.submission,
@@ -211,9 +211,9 @@ def _shown(captured: StoredCapture) -> dict[str, Any]:
         "batches": job.batches,
         "sender": job.reverse_path,
         "recipients": [recipient.address for recipient in job.recipients],
-        "acceptedAt": rfc3339(job.accepted_at),
-        "capturedAt": rfc3339(captured.record.captured_at),
-        "sizeBytes": job.size_bytes,
+        "accepted_at": rfc3339(job.accepted_at),
+        "captured_at": rfc3339(captured.record.captured_at),
+        "size_bytes": job.size_bytes,
     }
 
 

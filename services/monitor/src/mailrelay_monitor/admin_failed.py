@@ -14,7 +14,7 @@ from mailrelay_monitor.admin_parts import AdminParts
 from mailrelay_monitor.asked import BadRequestError, asked_of, refuse_unknown, truth, whole_number
 from mailrelay_monitor.failed_files import describe, rfc3339
 from mailrelay_monitor.failed_filter import KEYS, FailedFilter, FilterError, parse_filter, parse_id
-from mailrelay_monitor.failed_index import FailedRow
+from mailrelay_monitor.failed_row import FailedRow
 
 _LIMIT = 1000
 _PAGE = 200
@@ -159,14 +159,14 @@ async def _described(parts: AdminParts, text: str) -> JSONResponse:
 def _shown(row: FailedRow) -> dict[str, Any]:
     return {
         "id": row.submission,
-        "recipientNumber": row.recipient,
+        "recipient_number": row.recipient,
         "recipient": row.address,
         "sender": row.reverse_path,
         "disposition": row.disposition or "unreadable",
-        "acceptedAt": rfc3339(row.accepted_at),
-        "failedAt": rfc3339(row.failed_at),
+        "accepted_at": rfc3339(row.accepted_at),
+        "failed_at": rfc3339(row.failed_at),
         "attempts": row.attempts,
         "reply": row.reply,
-        "sizeBytes": row.size_bytes,
+        "size_bytes": row.size_bytes,
         "resend": row.stage or ("claimed" if row.mark_sequence else None),
     }

@@ -116,6 +116,7 @@ def admin_parts(  # noqa: PLR0913 — what the composition root has
         metrics=RemovalMetrics(registry),
         prompt=prompt,
         ended=resender.take,
+        catch_up=lambda: follower.catch_up(),  # noqa: PLW0108 — made below
     )
     follower = FailedFollower(
         connection,

@@ -10,6 +10,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from operator import itemgetter
 
 from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import Release
@@ -73,7 +74,7 @@ class Releaser:
             up_to = await self._store.last_sequence()
             asked = 0 if ids else await self._store.count()
             for one in ids:
-                of_it = [each async for each in self._store.walk(QueueId(one))]
+                of_it = await self._store.records_of(QueueId(one))
                 if not of_it:
                     raise NothingCapturedError(one)
                 asked += len(of_it)
@@ -140,7 +141,7 @@ class Releaser:
         job keeps it.
         """
         async with self._asking_bodies:
-            if not await self._store.is_there(captured.sequence):
+            if await self._store.again(captured) is None:
                 return False
             await self._publisher.store(record)
         passed("release.queued")
@@ -149,14 +150,19 @@ class Releaser:
     async def _records(self, request: ReleaseRequest) -> AsyncIterator[tuple[StoredCapture, int]]:
         """Yield what is left of a request, each with the position that it brings it to."""
         if request.ids:
-            for sequence, submission in await self._places(request):
-                page = await self._store.read(sequence - 1, 1, submission)
-                if page and page[0].sequence == sequence:  # else it was deleted meanwhile
-                    yield page[0], sequence
+            # One at a time: each may carry a megabyte.
+            for sequence, place in await self._places(request):
+                captured = await self._store.again(place)
+                if captured is not None:  # else it was deleted meanwhile
+                    yield captured, sequence
             return
         after = request.position
         while after < request.up_to:
             page = await self._store.read(after)
+            if not page or page[0].sequence > request.up_to:
+                # Whoever was read from may lag behind: that nothing is left is the leader's to say.
+                first = await self._store.first_behind(after)
+                page = [] if first is None else [first]
             for captured in page:
                 if captured.sequence > request.up_to:
                     return
@@ -165,7 +171,7 @@ class Releaser:
             if not page:
                 return
 
-    async def _places(self, request: ReleaseRequest) -> list[tuple[int, QueueId]]:
+    async def _places(self, request: ReleaseRequest) -> list[tuple[int, StoredCapture]]:
         """Return what is left of a request for some submissions, in the stream's order.
 
         So one sequence number says how far it is, also within the jobs of one submission: it goes
@@ -173,11 +179,12 @@ class Releaser:
         """
         return sorted(
             [
-                (captured.sequence, captured.submission)
+                (captured.sequence, replace(captured, record=None))
                 for one in request.ids
-                async for captured in self._store.walk(QueueId(one))
+                for captured in await self._store.records_of(QueueId(one))
                 if request.position < captured.sequence <= request.up_to
-            ]
+            ],
+            key=itemgetter(0),
         )
 
     async def _wait_room(self) -> None:

@@ -2,26 +2,23 @@
 
 The queue is what counts; a file says what its record says, a moment later. One is written whole or
 not at all and belongs to the relay's user alone. It goes when the mail was delivered or removed,
-and never because a record is missing. Content is never whole in memory: it goes through a scratch
-file once, to see whether it is text.
+and never because a record is missing. Content is in it or beside it (`failed_content`); a file that
+was written without, because the disk is nearly full, is written anew when there is room.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import codecs
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from mailrelay.mail.header import MAX_HEADER_BYTES
+from mailrelay.emails import FREE_FLOOR_BYTES
 from mailrelay.mail.job import FailedRecord
 from mailrelay.queue.bodies import BodyStore, BodyUnreadableError
 from mailrelay.queue.errors import QueueError
@@ -30,15 +27,15 @@ from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.steps import passed
 from mailrelay_monitor import failed_index
 from mailrelay_monitor.admin_database import AdminDatabase, AdminUnwritableError
-from mailrelay_monitor.failed_index import DONE, FailedRow
-from mailrelay_monitor.held_content import message_pieces
+from mailrelay_monitor.failed_content import FailedContent, ShownContent, open_private, scratch
+from mailrelay_monitor.failed_row import DONE, FILED, WITHOUT_CONTENT, FailedRow
 
 _AT_ONCE = 16
 _RETRY_SECONDS = 5.0
 _LOOK_SECONDS = 30.0  # should a wake be missed
 _TRIES = 3  # of content that cannot be read while the queue is there
-_PIECE_BYTES = 96 * 1024  # a multiple of three, so that base64 goes on without padding
-_PRIVATE_FILE = 0o600
+_ROOM_SECONDS = 30.0  # how often it is looked whether there is room for what was left out
+_TELL_SECONDS = 60.0  # how often it is told that there is not, at most
 _PRIVATE_FOLDER = 0o700
 _SHOWN_FIELDS = ("From", "Subject", "Message-ID", "Date")
 
@@ -53,6 +50,11 @@ class FileMetrics:
         self.fault = Gauge(
             "mailrelay_failed_files_up",
             "1 while the files of failed mail are written, 0 when that fails (the log says why).",
+            registry=registry,
+        )
+        self.without_content = Gauge(
+            "mailrelay_failed_files_without_content",
+            "Files of failed mail that lack their content because the disk is nearly full.",
             registry=registry,
         )
 
@@ -72,11 +74,13 @@ class FailedFiles:
     ) -> None:
         self._folder = folder
         self._store = store
-        self._bodies = bodies
+        self._content = FailedContent(folder, bodies)
         self._database = database
         self._log = log
         self._metrics = metrics
         self._fault = ""
+        self._room_at = 0.0
+        self._told_at = -_TELL_SECONDS
         # Nothing is written of a record while it is removed, or the file would outlive it.
         self._busy = asyncio.Lock()
         self._unreadable: dict[tuple[str, int], int] = {}
@@ -92,6 +96,7 @@ class FailedFiles:
             changed.clear()
             pause = _LOOK_SECONDS
             try:
+                await self._look_for_room_when_due()
                 while await self.turn():
                     pass
             except (QueueError, AdminUnwritableError, OSError) as error:
@@ -119,21 +124,46 @@ class FailedFiles:
                         await self._write_row(row)
         return len(rows)
 
+    async def _look_for_room_when_due(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._room_at:
+            self._room_at = now + _ROOM_SECONDS
+            await self.look_for_room()
+
+    async def look_for_room(self) -> None:
+        """Have files written anew that lack their content and for which there is room by now.
+
+        Raises AdminUnwritableError, OSError.
+        """
+        lacking = await self._database.run(failed_index.without_content)
+        if lacking:
+            await asyncio.to_thread(self._make_folder)
+            room = await asyncio.to_thread(self._content.room_bytes)
+            lacking -= await self._database.run(lambda db: failed_index.file_again(db, room))
+        self._metrics.without_content.set(lacking)
+
     async def _is_wanted(self, row: FailedRow) -> bool:
         """Look again: a removal may have begun since the row was read."""
-        now = await self._database.run(
+        now = await self._row(row)
+        return now is not None and not now.removing
+
+    async def _row(self, row: FailedRow) -> FailedRow | None:
+        return await self._database.run(
             lambda database: failed_index.get(database, row.submission, row.recipient)
         )
-        return now is not None and not now.removing
 
     async def _forget(self, row: FailedRow) -> None:
         await self._database.run(lambda database: failed_index.delete(database, row))
 
     async def remove(self, row: FailedRow) -> None:
-        """Remove a record's file. Raises OSError."""
+        """Remove a record's file, unless another record came into its place. Raises OSError."""
         path = self.path(row.submission, row.recipient)
         async with self._busy:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
+            now = await self._row(row)
+            if now is None or now.sequence == row.sequence:
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+                if not await self._database.run(lambda db: failed_index.has_others(db, row)):
+                    await asyncio.to_thread(self._content.remove_unused, row.submission)
         passed("failed_file.removed")
 
     async def _write_row(self, row: FailedRow) -> None:
@@ -141,52 +171,63 @@ class FailedFiles:
         if last is None or last.record is None:
             # Gone, or done: what follows the store says what that means.
             await self._database.run(
-                lambda db: failed_index.set_filed(db, row, row.attempts, row.failed_at)
+                lambda db: failed_index.set_filed(db, row, row.attempts, row.failed_at, FILED)
             )
             return
+        written = last.record
+        await asyncio.to_thread(self._make_folder)
+        shown = await self._shown(row, written)
+        described = {**describe(written, shown.head), **shown.fields}
+        path = self.path(written.job.submission, written.recipient.number)
+        await asyncio.to_thread(_write, described, path)
+        passed("failed_file.written")
+        self._metrics.written.inc()
+        filed = WITHOUT_CONTENT if shown.is_left_out else FILED
+        if shown.is_left_out:
+            self._metrics.without_content.inc()
+            self._tell_left_out(row)
+        await self._database.run(
+            lambda db: failed_index.set_filed(
+                db, row, len(written.recipient.tries), written.failed_at, filed
+            )
+        )
+
+    async def _shown(self, row: FailedRow, record: FailedRecord) -> ShownContent:
+        """Return what there is to say of the content, also when it cannot be had."""
         key = (row.submission, row.recipient)
         try:
-            await self._write(last.record)
+            shown = await self._content.show(record.job)
         except BodyUnreadableError as error:
             self._unreadable[key] = self._unreadable.get(key, 0) + 1
             if self._unreadable[key] < _TRIES:
                 raise
-            await self._write(last.record, content_error=str(error))
+            shown = ShownContent(fields={"content_error": str(error)})
         self._unreadable.pop(key, None)
-        passed("failed_file.written")
-        self._metrics.written.inc()
-        written = last.record
-        await self._database.run(
-            lambda db: failed_index.set_filed(
-                db, row, len(written.recipient.tries), written.failed_at
-            )
-        )
+        return shown
 
-    async def _write(self, record: FailedRecord, content_error: str = "") -> None:
-        path = self.path(record.job.submission, record.recipient.number)
-        await asyncio.to_thread(self._make_folder)
-        pieces = None if content_error else message_pieces(self._bodies, record.job)
-        raw = path.with_name(f".{path.name}.raw")
-        new = path.with_name(f".{path.name}.new")
-        try:
-            head, is_text = await _spool(pieces, raw)
-            described = describe(record, head)
-            if content_error:
-                described["contentError"] = content_error
-            await asyncio.to_thread(_compose, described, raw if pieces else None, new, is_text)
-            await asyncio.to_thread(new.replace, path)
-        finally:
-            await asyncio.to_thread(_unlink, raw, new)
+    def _tell_left_out(self, row: FailedRow) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._told_at >= _TELL_SECONDS:
+            self._told_at = now
+            self._log.error(
+                "failed_files.content_left_out",
+                id=row.submission,
+                folder=str(self._folder),
+                reason="the disk is nearly full",
+                free_floor_bytes=FREE_FLOOR_BYTES,
+            )
 
     def _make_folder(self) -> None:
         self._folder.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
 
     async def _clear_scratch(self) -> None:
-        """Remove what a killed monitor left half written."""
+        """Remove what a killed monitor left half written, and content that no file names."""
 
         def clear() -> None:
             with contextlib.suppress(OSError):
-                _unlink(*self._folder.glob(".*.raw"), *self._folder.glob(".*.new"))
+                for path in self._folder.glob(".*.new"):
+                    path.unlink(missing_ok=True)
+                self._content.remove_all_unused()
 
         await asyncio.to_thread(clear)
 
@@ -202,34 +243,34 @@ def describe(record: FailedRecord, head: bytes = b"") -> dict[str, Any]:
     job, recipient = record.job, record.recipient
     described: dict[str, Any] = {
         "id": job.submission,
-        "recipientNumber": recipient.number,
+        "recipient_number": recipient.number,
         "recipient": recipient.address,
         "sender": job.reverse_path,
         "disposition": record.disposition.value,
-        "acceptedAt": rfc3339(job.accepted_at),
-        "failedAt": rfc3339(record.failed_at),
+        "accepted_at": rfc3339(job.accepted_at),
+        "failed_at": rfc3339(record.failed_at),
         "batch": job.batch,
         "batches": job.batches,
-        "totalRecipients": job.total_recipients,
-        "sizeBytes": job.size_bytes,
+        "total_recipients": job.total_recipients,
+        "size_bytes": job.size_bytes,
         "smtputf8": job.smtputf8,
-        "body8bitmime": job.body_8bitmime,
+        "body_8bitmime": job.body_8bitmime,
         "traceparent": job.traceparent,
         "tries": [
             {
                 "attempt": one.attempt,
                 "at": rfc3339(one.at),
-                "nextHop": one.next_hop,
+                "next_hop": one.next_hop,
                 "code": one.reply.code,
-                "enhancedCode": one.reply.enhanced,
+                "enhanced_code": one.reply.enhanced,
                 "text": one.reply.text,
             }
             for one in recipient.tries
         ],
     }
     if job.release is not None:
-        described["releasedAt"] = rfc3339(job.release.at)
-        described["releasedTo"] = job.release.next_hop
+        described["released_at"] = rfc3339(job.release.at)
+        described["released_to"] = job.release.next_hop
     if head:
         described["headers"] = _fields(head)
     return described
@@ -254,72 +295,15 @@ def _fields(head: bytes) -> dict[str, str]:
     return found
 
 
-async def _spool(pieces: AsyncIterator[bytes] | None, raw: Path) -> tuple[bytes, bool]:
-    """Write the message to a scratch file; return its beginning, and whether it is UTF-8."""
-    if pieces is None:
-        return b"", True
-    decoder, is_text, head = codecs.getincrementaldecoder("utf-8")(), True, b""
-    scratch = await asyncio.to_thread(_open_private, raw)
+def _write(described: dict[str, Any], path: Path) -> None:
+    """Write a file, whole or not at all."""
+    new = scratch(path)
+    text = json.dumps(described, ensure_ascii=False, indent=2)
     try:
-        async for piece in pieces:
-            if len(head) < MAX_HEADER_BYTES:
-                head = (head + piece)[:MAX_HEADER_BYTES]
-            is_text = is_text and _decodes(decoder, piece, final=False)
-            await asyncio.to_thread(scratch.write, piece)
-    finally:
-        await asyncio.to_thread(scratch.close)
-    return head, is_text and _decodes(decoder, b"", final=True)
-
-
-def _decodes(decoder: codecs.IncrementalDecoder, piece: bytes, *, final: bool) -> bool:
-    try:
-        decoder.decode(piece, final)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _compose(
-    described: dict[str, Any],
-    raw: Path | None,
-    new: Path,
-    is_text: bool,  # noqa: FBT001 — a plain yes or no
-) -> None:
-    """Write the file: what is described, then the content, a piece at a time."""
-    with _open_private(new) as out:
-        text = json.dumps(described, ensure_ascii=False, indent=2)
-        if raw is None:
+        with open_private(new) as out:
             out.write(text.encode("utf-8", "replace") + b"\n")
-        else:
-            out.write(text[: -len("\n}")].encode("utf-8", "replace") + b",\n")
-            with raw.open("rb") as message:
-                write = _write_text if is_text else _write_base64
-                write(message, out)
-            out.write(b'"\n}\n')
-        out.flush()
-        os.fdatasync(out.fileno())
-
-
-def _write_text(message: IO[bytes], out: IO[bytes]) -> None:
-    out.write(b'  "content": "')
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    pieces: Callable[[], bytes] = lambda: message.read(_PIECE_BYTES)  # noqa: E731 — one of two of a shape
-    for piece in iter(pieces, b""):
-        out.write(json.dumps(decoder.decode(piece), ensure_ascii=False)[1:-1].encode())
-
-
-def _write_base64(message: IO[bytes], out: IO[bytes]) -> None:
-    out.write(b'  "contentBase64": "')
-    pieces: Callable[[], bytes] = lambda: message.read(_PIECE_BYTES)  # noqa: E731 — one of two of a shape
-    for piece in iter(pieces, b""):
-        out.write(base64.b64encode(piece))
-
-
-def _open_private(path: Path) -> IO[bytes]:
-    path.unlink(missing_ok=True)
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_FILE), "wb")
-
-
-def _unlink(*paths: Path) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
+            out.flush()
+            os.fdatasync(out.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from mailrelay.mail.ids import is_queue_id
 
-KEYS = ("id", "sender", "recipientDomain", "replyCode", "since", "until")
+KEYS = ("id", "sender", "recipient_domain", "reply_code", "since", "until")
 MAX_IDS = 1000  # SQLite takes some 32,000 variables; nobody types more than this
 _CODE = re.compile(r"[45]\d\d")
 _ENHANCED = re.compile(r"[45]\.\d{1,3}\.\d{1,3}")
@@ -67,16 +67,16 @@ def parse_filter(asked: Mapping[str, object]) -> FailedFilter:
     unknown = sorted(set(asked) - set(KEYS))
     if unknown:
         raise FilterError(f"{unknown[0]}: no such filter; there are {', '.join(KEYS)}")
-    code = _text(asked, "replyCode")
+    code = _text(asked, "reply_code")
     if code and not (_CODE.fullmatch(code) or _ENHANCED.fullmatch(code)):
-        raise FilterError(f"replyCode: {code!r} is no 4xx or 5xx code such as 451, 4.7.1 or 550")
+        raise FilterError(f"reply_code: {code!r} is no 4xx or 5xx code such as 451, 4.7.1 or 550")
     sender = _text(asked, "sender")
     if sender == "<>":
         sender = ""
     parsed = FailedFilter(
         ids=tuple(_ids(asked.get("id"))),
         sender=sender,
-        recipient_domain=(_text(asked, "recipientDomain") or "").lower().removeprefix("@"),
+        recipient_domain=(_text(asked, "recipient_domain") or "").lower().removeprefix("@"),
         reply_code=code if code and _CODE.fullmatch(code) else "",
         enhanced_code=code if code and _ENHANCED.fullmatch(code) else "",
         since=_time(asked, "since"),
@@ -112,7 +112,7 @@ def _text(asked: Mapping[str, object], key: str) -> str | None:
     if value is None:
         return None
     if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)  # "replyCode": 451
+        value = str(value)  # "reply_code": 451
     if not isinstance(value, str) or not value or len(value) > _MAX_TEXT:
         raise FilterError(f"{key}: must be a text that is not empty, is {value!r:.80}")
     return value

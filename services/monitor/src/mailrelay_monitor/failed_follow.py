@@ -3,7 +3,8 @@
 The place reached is kept with the rows made of it (`failed_index`), so a monitor that was away
 catches up, and a lost file begins at the stream's first record. A record that is missing without a
 tombstone was not delivered for all we know: unless an event told so, it counts as dropped by the
-stream, is told, and its file stays, for it is the last copy.
+stream, is told, and its file stays, for it is the last copy. So that is judged only once every
+event that there is was counted.
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Gauge
 
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError
 from mailrelay.queue.failed import FailedStore, StoredFailure
+from mailrelay.queue.leader import stream_info
 from mailrelay.runtime.logging import Logger
 from mailrelay_monitor import failed_index, gone_book, resend_book
 from mailrelay_monitor.admin_database import AdminDatabase, AdminUnwritableError
-from mailrelay_monitor.failed_index import DONE, Ended, FailedRow, Outcome, Place
+from mailrelay_monitor.failed_index import Place
 from mailrelay_monitor.failed_removal import DROPPED, FailedRemover
 from mailrelay_monitor.failed_returned import ReturnedRecords
+from mailrelay_monitor.failed_row import DONE, Ended, FailedRow, Outcome
+from mailrelay_monitor.index import Index
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
 
@@ -33,6 +38,9 @@ _CHECK_SECONDS = 10.0
 _LOOK_SECONDS = 5.0
 _COMPARE_SECONDS = 3600.0
 _GONE_AT_ONCE = 200
+_COUNTED_SECONDS = 2.0  # a collector that is not far behind comes to any place in one
+_COUNTED_LOOK_SECONDS = 0.1
+_T = TypeVar("_T")
 _DELIVERED = frozenset({"sent", "captured"})
 
 
@@ -161,7 +169,7 @@ class FailedFollower:
     async def _check(self) -> None:
         """Begin anew when the stream is another one than the one that was read."""
         stream = self._connection.names.failed_stream
-        info = await self._connection.api(f"STREAM.INFO.{stream}")
+        info = await stream_info(self._connection, stream)
         created = str(info["created"])
         reached = await self._database.run(failed_index.place)
         if _is_another(reached, created, int(info["state"]["last_seq"])):
@@ -174,7 +182,7 @@ class FailedFollower:
         """Compare the rows with what the stream holds."""
         stream = self._connection.names.failed_stream
         now = asyncio.get_running_loop().time()
-        info = await self._connection.api(f"STREAM.INFO.{stream}")
+        info = await stream_info(self._connection, stream)
         first = int(info["state"]["first_seq"])
         suspects = await self._database.run(
             lambda database: failed_index.before_sequence(database, first, _GONE_AT_ONCE)
@@ -183,10 +191,35 @@ class FailedFollower:
             suspects = await self._missing()
             if len(suspects) < _GONE_AT_ONCE:
                 self._compare_at = now + _COMPARE_SECONDS
-        for row in suspects:
-            # Asked of the leader, after everything that came was read.
-            if await self._store.last(row.submission, row.recipient) is None:
-                await self._note_gone(row)
+        gone = [
+            row
+            for row in suspects
+            # The leader's word, after everything that came was read.
+            if await self._store.last(row.submission, row.recipient) is None
+        ]
+        if gone and not await self._wait_counted():
+            self._compare_at = 0.0  # look for them again: whether they were delivered is not known
+            return
+        for row in gone:
+            await self._note_gone(row)
+
+    async def _wait_counted(self) -> bool:
+        """Wait until the index has everything that was told so far, a while at most.
+
+        A monitor that was away counts while this looks, and that a record was delivered may be what
+        it has not read yet.
+        """
+        info = await stream_info(self._connection, self._connection.names.event_stream)
+        created, last = str(info["created"]), int(info["state"]["last_seq"])
+        end = asyncio.get_running_loop().time() + _COUNTED_SECONDS
+        while last:
+            ledger = await self._asked_of_index(lambda index: index.ledger)
+            if ledger.created == created and ledger.sequence >= last:
+                break
+            if asyncio.get_running_loop().time() >= end:
+                return False
+            await asyncio.sleep(_COUNTED_LOOK_SECONDS)
+        return True
 
     async def _missing(self) -> list[FailedRow]:
         """Return rows whose subjects the stream does not have."""
@@ -228,12 +261,15 @@ class FailedFollower:
         self._ended(ended)
 
     async def _was_delivered(self, row: FailedRow) -> bool:
-        try:
-            submission = await self._index.run(lambda index: index.submission(row.submission))
-        except (IndexUnwritableError, IndexDamagedError) as error:
-            raise AdminUnwritableError(f"the index is not there to ask: {error}") from error
+        submission = await self._asked_of_index(lambda index: index.submission(row.submission))
         recipients = submission.recipients if submission is not None else ()
         return any(each.number == row.recipient and each.state in _DELIVERED for each in recipients)
+
+    async def _asked_of_index(self, use: Callable[[Index], _T]) -> _T:
+        try:
+            return await self._index.run(use)
+        except (IndexUnwritableError, IndexDamagedError) as error:
+            raise AdminUnwritableError(f"the index is not there to ask: {error}") from error
 
     def _fail(self, fault: str) -> None:
         if fault and fault != self._fault:

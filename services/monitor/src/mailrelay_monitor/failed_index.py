@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import dataclass
 from typing import Any
 
-from mailrelay.mail.ids import QueueId, accepted_seconds, is_queue_id
-from mailrelay.mail.job import FailedRecord
 from mailrelay.queue.failed import StoredFailure
 from mailrelay_monitor.failed_filter import FailedFilter
+from mailrelay_monitor.failed_row import (
+    DONE,
+    QUEUED,
+    Ended,
+    FailedRow,
+    Outcome,
+    row_of,
+    row_of_tombstone,
+)
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS failed (
@@ -39,7 +45,7 @@ CREATE TABLE IF NOT EXISTS failed (
     stored_body INTEGER NOT NULL,
     mark_sequence INTEGER NOT NULL,  -- the record in the lane that claimed it; 0: none did
     mark_stored_at REAL NOT NULL,
-    filed INTEGER NOT NULL,  -- whether its file says what the record says
+    filed INTEGER NOT NULL,  -- 1: its file says what the record says; 2: that, without content
     removing TEXT NOT NULL,  -- why it goes: done (delivered), or a reason of mail.event.Discarded
     request INTEGER NOT NULL,  -- the resend that it is part of; 0: none
     stage TEXT NOT NULL,  -- of that: waiting, queued
@@ -47,71 +53,20 @@ CREATE TABLE IF NOT EXISTS failed (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS failed_sequence ON failed (sequence);
 CREATE INDEX IF NOT EXISTS failed_unfiled ON failed (sequence) WHERE NOT filed OR removing <> '';
+CREATE INDEX IF NOT EXISTS failed_without_content ON failed (size_bytes) WHERE filed = 2;
 CREATE INDEX IF NOT EXISTS failed_stage ON failed (request, sequence) WHERE stage <> '';
 CREATE INDEX IF NOT EXISTS failed_accepted ON failed (accepted_at);
 CREATE TABLE IF NOT EXISTS place (
     one INTEGER PRIMARY KEY CHECK (one = 1), created TEXT NOT NULL, sequence INTEGER NOT NULL
 );
 """
-DONE = "done"
-WAITING, QUEUED = "waiting", "queued"
 _COLUMNS = (
     "submission, recipient, sequence, failed_at, accepted_at, disposition, reverse_path, address,"
     " domain, code, enhanced, reply, attempts, size_bytes, record_bytes, total_recipients,"
     " stored_body, mark_sequence, mark_stored_at, filed, removing, request, stage"
 )
-_TRUTHS = frozenset({"stored_body", "filed"})
+_TRUTHS = frozenset({"stored_body"})
 _THERE = "removing = ''"
-
-
-@dataclass(frozen=True, slots=True)
-class FailedRow:
-    """A row. Times are seconds since the epoch."""
-
-    submission: QueueId
-    recipient: int
-    sequence: int
-    failed_at: float
-    accepted_at: float
-    disposition: str
-    reverse_path: str
-    address: str
-    domain: str
-    code: int
-    enhanced: str
-    reply: str
-    attempts: int
-    size_bytes: int
-    record_bytes: int
-    total_recipients: int
-    stored_body: bool
-    mark_sequence: int
-    mark_stored_at: float
-    filed: bool
-    removing: str
-    request: int
-    stage: str
-
-    @property
-    def is_readable(self) -> bool:
-        """Whether this version can read the record."""
-        return bool(self.disposition)
-
-
-class Outcome(Enum):
-    """What became of a record that a resend was asked for."""
-
-    DELIVERED = "delivered"
-    FAILED_AGAIN = "failedAgain"
-    GONE = "gone"  # removed meanwhile
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A resend of request `request` came to its end."""
-
-    request: int
-    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +102,11 @@ def take(
             (failure.submission, failure.recipient),
         )
         if failure.is_done:
-            _put(database, _done(failure, row))
+            _put(database, row_of_tombstone(failure, row))
             if row is not None and row.stage:
                 ended.append(Ended(row.request, Outcome.DELIVERED))
             continue
-        new = _row(failure, row)
+        new = row_of(failure, row)
         # A claim (it carries a mark) ends nothing, and what only waits was not tried by us.
         if row is not None and row.stage == QUEUED and not new.mark_sequence:
             ended.append(Ended(row.request, Outcome.FAILED_AGAIN))
@@ -163,7 +118,7 @@ def take(
 
 def put(database: sqlite3.Connection, failure: StoredFailure) -> None:
     """Make the row of a record that is there again, behind which the place is already."""
-    _put(database, _row(failure, None))
+    _put(database, row_of(failure, None))
 
 
 def get(database: sqlite3.Connection, submission: str, recipient: int) -> FailedRow | None:
@@ -284,14 +239,35 @@ def unfiled(database: sqlite3.Connection, limit: int) -> list[FailedRow]:
 
 
 def set_filed(
-    database: sqlite3.Connection, row: FailedRow, attempts: int, failed_at: float
+    database: sqlite3.Connection, row: FailedRow, attempts: int, failed_at: float, filed: int
 ) -> None:
     """Note what a row's file says now: that of a record with so many attempts, failed then."""
     database.execute(
-        "UPDATE failed SET filed = 1 WHERE submission = ? AND recipient = ? AND attempts = ?"
+        "UPDATE failed SET filed = ? WHERE submission = ? AND recipient = ? AND attempts = ?"
         " AND failed_at = ?",
-        (row.submission, row.recipient, attempts, failed_at),
+        (filed, row.submission, row.recipient, attempts, failed_at),
     )
+
+
+def without_content(database: sqlite3.Connection) -> int:
+    """Count the rows whose files lack the content."""
+    return int(database.execute("SELECT count(*) FROM failed WHERE filed = 2").fetchone()[0])
+
+
+def file_again(database: sqlite3.Connection, room_bytes: int) -> int:
+    """Have files written anew that lack content for which there is room; return how many."""
+    return database.execute(
+        "UPDATE failed SET filed = 0 WHERE filed = 2 AND size_bytes < ?", (room_bytes,)
+    ).rowcount
+
+
+def has_others(database: sqlite3.Connection, row: FailedRow) -> bool:
+    """Tell whether other recipients of the same submission have rows that stay."""
+    found = database.execute(
+        f"SELECT 1 FROM failed WHERE submission = ? AND recipient <> ? AND {_THERE} LIMIT 1",  # noqa: S608 — only our own constants are put in
+        (row.submission, row.recipient),
+    ).fetchone()
+    return found is not None
 
 
 def being_removed(database: sqlite3.Connection, limit: int) -> list[FailedRow]:
@@ -300,12 +276,21 @@ def being_removed(database: sqlite3.Connection, limit: int) -> list[FailedRow]:
 
 
 def set_removing(database: sqlite3.Connection, row: FailedRow, reason: str) -> bool:
-    """Note that (and why) a row's record goes; no reason takes that back."""
+    """Note that (and why) a row's record goes; False when it is another one or goes already."""
     changed = database.execute(
-        "UPDATE failed SET removing = ? WHERE submission = ? AND recipient = ?",
-        (reason, row.submission, row.recipient),
+        "UPDATE failed SET removing = ? WHERE submission = ? AND recipient = ? AND sequence = ?"
+        " AND removing = ''",
+        (reason, row.submission, row.recipient, row.sequence),
     )
     return changed.rowcount > 0
+
+
+def keep(database: sqlite3.Connection, row: FailedRow, reason: str) -> None:
+    """Take that back, unless what came meanwhile goes for another reason."""
+    database.execute(
+        "UPDATE failed SET removing = '' WHERE submission = ? AND recipient = ? AND removing = ?",
+        (row.submission, row.recipient, reason),
+    )
 
 
 def delete(database: sqlite3.Connection, row: FailedRow) -> None:
@@ -375,105 +360,3 @@ def _put_place(database: sqlite3.Connection, reached: Place) -> None:
     database.execute(
         "INSERT OR REPLACE INTO place VALUES (1, ?, ?)", (reached.created, reached.sequence)
     )
-
-
-def _row(failure: StoredFailure, old: FailedRow | None) -> FailedRow:
-    made = _of(failure.record) if failure.record is not None else _unreadable(failure)
-    mark = failure.record.resending if failure.record is not None else None
-    # A claim copies the record: the file says the same, and may be large.
-    is_copy = (
-        mark is not None
-        and old is not None
-        and old.filed
-        and (old.attempts, old.failed_at) == (made.attempts, made.failed_at)
-    )
-    ends = old is not None and old.stage == QUEUED and mark is None
-    return replace(
-        made,
-        submission=failure.submission,
-        recipient=failure.recipient,
-        sequence=failure.sequence,
-        record_bytes=failure.size_bytes,
-        mark_sequence=mark.sequence if mark else 0,
-        mark_stored_at=mark.stored_at if mark else 0.0,
-        filed=is_copy or failure.record is None,
-        removing=old.removing if old is not None and old.removing != DONE else "",
-        request=old.request if old is not None and not ends else 0,
-        stage=old.stage if old is not None and not ends else "",
-    )
-
-
-def _unreadable(failure: StoredFailure) -> FailedRow:
-    """A record that cannot be read is as old as its submission's name says."""
-    at = accepted_seconds(failure.submission) if is_queue_id(failure.submission) else 0.0
-    return replace(_UNREADABLE, accepted_at=at, failed_at=at)
-
-
-def _done(failure: StoredFailure, old: FailedRow | None) -> FailedRow:
-    """Keep the row until the file is gone."""
-    return replace(
-        old or _UNREADABLE,
-        submission=failure.submission,
-        recipient=failure.recipient,
-        sequence=failure.sequence,
-        removing=DONE,
-        request=0,
-        stage="",
-    )
-
-
-def _of(record: FailedRecord) -> FailedRow:
-    job, recipient = record.job, record.recipient
-    last = recipient.tries[-1] if recipient.tries else None
-    return FailedRow(
-        submission=job.submission,
-        recipient=recipient.number,
-        sequence=0,
-        failed_at=record.failed_at,
-        accepted_at=job.accepted_at,
-        disposition=record.disposition.value,
-        reverse_path=job.reverse_path,
-        address=recipient.address,
-        domain=recipient.address.rpartition("@")[2].lower(),
-        code=last.reply.code if last else 0,
-        enhanced=last.reply.enhanced if last else "",
-        reply=str(last.reply) if last else "",
-        attempts=len(recipient.tries),
-        size_bytes=job.size_bytes,
-        record_bytes=0,
-        total_recipients=job.total_recipients,
-        stored_body=job.body is not None,
-        mark_sequence=0,
-        mark_stored_at=0.0,
-        filed=False,
-        removing="",
-        request=0,
-        stage="",
-    )
-
-
-_UNREADABLE = FailedRow(
-    submission=QueueId(""),
-    recipient=0,
-    sequence=0,
-    failed_at=0.0,
-    accepted_at=0.0,
-    disposition="",
-    reverse_path="",
-    address="",
-    domain="",
-    code=0,
-    enhanced="",
-    reply="",
-    attempts=0,
-    size_bytes=0,
-    record_bytes=0,
-    total_recipients=0,
-    stored_body=False,
-    mark_sequence=0,
-    mark_stored_at=0.0,
-    filed=True,
-    removing="",
-    request=0,
-    stage="",
-)

@@ -3,13 +3,17 @@
 The only place that does. Why one goes is noted first (`failed_index`), so that a removal that the
 process's end broke off is finished, and not taken for something that the stream dropped. A resend
 that is under way is not called back, but what it comes to is not stored any more.
+
+Removed is what was meant and no more: up to the sequence number that its row has. What stands in
+its place then is read first. A copy that a resend made of the same failure is meant as well when
+it is deleted by hand; what was delivered or failed again stays what it is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +24,7 @@ from mailrelay.mail.event import Discarded, Summary
 from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import ResendMark
 from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.errors import QueueUnavailableError
 from mailrelay.queue.events import EventWriter
 from mailrelay.queue.failed import FailedStore
 from mailrelay.runtime.clock import Clock
@@ -28,16 +33,18 @@ from mailrelay.runtime.steps import passed
 from mailrelay_monitor import failed_index, resend_book
 from mailrelay_monitor.admin_database import AdminDatabase
 from mailrelay_monitor.failed_files import FailedFiles
-from mailrelay_monitor.failed_index import Ended, FailedRow, Outcome
+from mailrelay_monitor.failed_row import Ended, FailedRow, Outcome
 
-BY_HAND: Final = "byHand"
-MAX_AGE: Final = "maxAge"
-MAX_RECORDS: Final = "maxRecords"
-MAX_BYTES: Final = "maxBytes"
-DROPPED: Final = "droppedByStream"
+BY_HAND: Final = "by_hand"
+MAX_AGE: Final = "max_age"
+MAX_RECORDS: Final = "max_records"
+MAX_BYTES: Final = "max_bytes"
+DROPPED: Final = "dropped_by_stream"
 # Of the stream's own limit, so that the monitor is there first and it is known what goes.
 SHARE_OF_STREAM = 0.9
 _AT_ONCE = 500
+_LOOKS = 50
+_LOOK_AGAIN_SECONDS = 0.1
 _OVERHEAD_BYTES = 100  # of a record in its stream: subject, headers, the server's own
 
 
@@ -48,8 +55,8 @@ class RemovalMetrics:
         self.discarded = Counter(
             "mailrelay_failed_discarded",
             "Failed records that are gone without having been delivered.",
-            # byHand; maxAge, maxRecords, maxBytes: past a limit of `failed`;
-            # droppedByStream: gone without the monitor
+            # by_hand; max_age, max_records, max_bytes: past a limit of `failed`;
+            # dropped_by_stream: gone without the monitor
             ["reason"],
             registry=registry,
         )
@@ -81,8 +88,12 @@ class FailedRemover:
         metrics: RemovalMetrics,
         prompt: Callable[[QueueId], None],
         ended: Callable[[list[Ended]], None],
+        catch_up: Callable[[], Awaitable[object]],
     ) -> None:
-        """`prompt` is told of submissions whose stored content may be done with."""
+        """`prompt` is told of submissions whose stored content may be done with.
+
+        `catch_up` reads everything that came into the store.
+        """
         self._connection = connection
         self._store = store
         self._database = database
@@ -94,15 +105,20 @@ class FailedRemover:
         self._metrics = metrics
         self._prompt = prompt
         self._ended = ended
+        self._catch_up = catch_up
         self._removing = asyncio.Lock()
 
     async def remove(self, row: FailedRow) -> bool:
-        """Remove a record by hand, with its file; False when another request did meanwhile.
+        """Remove a failure by hand, with its file.
 
-        Raises QueueError, AdminUnwritableError.
+        False when it went meanwhile, by another request or because it was delivered, or when
+        another failure is in its place. Raises QueueError, AdminUnwritableError.
         """
         async with self._removing:
-            return await self._remove(row, BY_HAND)
+            now = await self._row(row)
+            if now is None or not now.is_of_failure(row):
+                return False
+            return await self._remove(now, BY_HAND)
 
     async def keep_limits(self) -> None:
         """Remove what is past a limit, oldest first, and finish what was broken off.
@@ -150,14 +166,16 @@ class FailedRemover:
         return noted and await self._carry_out(row, reason)
 
     async def _carry_out(self, row: FailedRow, reason: str) -> bool:
-        if reason == BY_HAND:
-            await self._store.remove(row.submission, row.recipient)
-        elif not await self._store.remove_up_to(row.submission, row.recipient, row.sequence):
-            last = await self._store.last(row.submission, row.recipient)
-            if last is not None:
-                # A resend took it up, or ended: it is another record now, and not the oldest.
-                await self._database.run(lambda db: failed_index.set_removing(db, row, ""))
+        """Remove what is noted as going; False when it is another record that stands there now."""
+        while not await self._is_removed(row):
+            if reason != BY_HAND:
+                # A resend took it up, or ended: it is not the oldest any more.
+                await self._database.run(lambda db: failed_index.keep(db, row, reason))  # noqa: B023 — it is run here
                 return False
+            now = await self._meant_still(row)
+            if now is None:
+                return False
+            row = now
         passed("discard.removed")
         await self._files.remove(row)
         passed("discard.file_removed")
@@ -171,6 +189,30 @@ class FailedRemover:
         await self._database.run(delete)
         self._ended(ended)
         return True
+
+    async def _is_removed(self, row: FailedRow) -> bool:
+        """Remove the record that a row is of; False when something newer stands in its place."""
+        await self._store.remove_up_to(row.submission, row.recipient, row.sequence)
+        return await self._store.last(row.submission, row.recipient) is None
+
+    async def _meant_still(self, row: FailedRow) -> FailedRow | None:
+        """Read what stands in a row's place by now; None when that is not what was to go."""
+        for _ in range(_LOOKS):
+            await self._catch_up()
+            now = await self._row(row)
+            if now is None or now.removing != BY_HAND:
+                return None
+            if now.sequence > row.sequence:
+                return now
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)  # the server that was read from lags behind
+        msg = f"what stands in the place of {row.submission}/{row.recipient} cannot be read"
+        raise QueueUnavailableError(msg)
+
+    async def _row(self, row: FailedRow) -> FailedRow | None:
+        """Return what is known by now of a row's place."""
+        return await self._database.run(
+            lambda database: failed_index.get(database, row.submission, row.recipient)
+        )
 
     async def _beyond(self) -> list[tuple[FailedRow, str]]:
         """Return what is past a limit now, and which."""

@@ -10,7 +10,7 @@ import sqlite3
 
 from mailrelay.queue.failed import StoredFailure
 from mailrelay_monitor import failed_index
-from mailrelay_monitor.failed_index import FailedRow
+from mailrelay_monitor.failed_row import FailedRow
 
 MAX_DROPPED = 10_000  # some 60 octets each
 SCHEMA = """

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mailrelay_monitor.failed_index import Ended, Outcome
+from mailrelay_monitor.failed_row import Ended, Outcome
 
 KNOWN = 50  # requests whose numbers are kept, and those that are not at their end
 SCHEMA = """

@@ -32,7 +32,8 @@ from mailrelay_monitor import failed_index, resend_book
 from mailrelay_monitor.admin_database import AdminDatabase, AdminUnwritableError
 from mailrelay_monitor.failed_filter import FailedFilter
 from mailrelay_monitor.failed_follow import FailedFollower
-from mailrelay_monitor.failed_index import QUEUED, WAITING, Ended, FailedRow, Marked, Outcome
+from mailrelay_monitor.failed_index import Marked
+from mailrelay_monitor.failed_row import QUEUED, WAITING, Ended, FailedRow, Outcome
 from mailrelay_monitor.lane_room import LaneRoom
 from mailrelay_monitor.resend_book import Progress
 
@@ -53,7 +54,7 @@ class ResendMetrics:
         self.ended = Counter(
             "mailrelay_resends_ended",
             "Resends of failed mail that came to an end while this monitor lived.",
-            ["outcome"],  # delivered (or captured), failedAgain, gone: removed meanwhile
+            ["outcome"],  # delivered (or captured), failed_again, gone: removed meanwhile
             registry=registry,
         )
 
