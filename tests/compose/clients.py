@@ -37,6 +37,7 @@ def load_plan(port: int, password: str, run: str, **changes: Any) -> LoadPlan:  
         "host": "127.0.0.1",
         "port": port,
         "sessions": 8,
+        "rate": 50.0,  # a second: what is still queued at the end does not keep a test waiting
         "credentials": (USER, password),
         "starttls": any_certificate(),
         "retries_temporary": True,
