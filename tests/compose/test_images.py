@@ -23,8 +23,8 @@ _TOOLS = ("cc", "gcc", "c++", "go", "uv", "make", "curl", "wget")
 
 
 def compressed_bytes(image: str) -> int:
-    """The size of an image as a registry would keep it: gzip, as `docker push` does."""
-    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    """The size of an image in a registry, at most: gzip, quicker and worse than `docker push`."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
     size = 0
     with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as saving:  # noqa: S607
         assert saving.stdout is not None
@@ -37,7 +37,7 @@ def compressed_bytes(image: str) -> int:
 @pytest.mark.parametrize("target", ["all-in-one", "nats"])
 async def test_it_is_small(target: str) -> None:
     size = await asyncio.to_thread(compressed_bytes, TARGETS[target])
-    table.append(f"{target}: {size / 1e6:.1f} MB compressed")
+    table.append(f"{target}: {size / 1e6:.1f} MB compressed (gzip -1)")
     assert size < MAX_COMPRESSED_BYTES
 
 
