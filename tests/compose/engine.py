@@ -14,6 +14,7 @@ published ports on loopback.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -32,6 +33,8 @@ _POLL_SECONDS = 0.1
 _ASK_SECONDS = 20.0
 _INSIDE = "--inside"
 _KEPT = "MAILRELAY_ENGINE_DATA"
+_SCRATCH = Path("/var/tmp")  # noqa: S108 — /tmp may be memory; the folders in it are private
+_PREFIX = "mailrelay-engine-"
 _NAMESERVER = "10.0.2.3"  # slirp4netns answers there, whatever the machine's own is
 _CGROUPS = Path("/sys/fs/cgroup")
 _NEEDED = ("dockerd", "slirp4netns", "unshare", "setpriv", "ip", "iptables")
@@ -79,15 +82,33 @@ def _with_own_engine(arguments: Sequence[str]) -> int:
             f"no Docker engine answers, and to start one {', '.join(missing)} must be there: "
             "see install_compose in .ci/run"
         )
-    scratch = Path(tempfile.mkdtemp(prefix="mailrelay-engine-", dir="/var/tmp"))
+    _remove_left_over()
+    scratch = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_SCRATCH))
+    lock = os.open(scratch, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         with _orderly_signals() as on_signal:
             return _run(scratch, arguments, on_signal)
     finally:
-        _remove_cgroups(scratch.name)
-        shutil.rmtree(scratch, ignore_errors=True)
-        if scratch.exists():
-            sys.stderr.write(f"could not remove {scratch}\n")
+        _remove(scratch)
+        os.close(lock)
+
+
+def _remove_left_over() -> None:
+    """Remove the folders of runs that were killed: their processes ended with them."""
+    for folder in _SCRATCH.glob(f"{_PREFIX}*"):
+        lock = os.open(folder, os.O_RDONLY)
+        with contextlib.suppress(BlockingIOError):  # it is in use
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(folder)
+        os.close(lock)
+
+
+def _remove(scratch: Path) -> None:
+    _remove_cgroups(scratch.name)
+    shutil.rmtree(scratch, ignore_errors=True)
+    if scratch.exists():
+        sys.stderr.write(f"could not remove {scratch}\n")
 
 
 def _run(
