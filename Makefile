@@ -30,11 +30,15 @@ run: $(STAMP) ## Run the relay on this machine, with a nats-server of its own
 
 .PHONY: test
 test: nats-server ## Run the tests that need only Python and the network
-	$(BIN)/pytest tests -m "not peers and not chaos and not crash" -n 4 $(ARGS)
+	$(BIN)/pytest tests -m "not peers and not compose and not chaos and not crash" -n 4 $(ARGS)
 
 .PHONY: test-peers
 test-peers: nats-server ## Run the tests against other mail servers (needs Postfix)
 	$(BIN)/pytest tests -m peers $(ARGS)
+
+.PHONY: test-compose
+test-compose: $(STAMP) ## Build the images and try them (needs Docker, or root and Debian's docker.io)
+	$(BIN)/python -m tests.compose.engine $(BIN)/pytest tests/compose -m compose $(ARGS)
 
 .PHONY: chaos
 chaos: nats-server ## Let everything fail while mail flows, and count
@@ -72,12 +76,14 @@ docs: $(STAMP) ## Write docs/reference from the code
 # Hashes, but no index: the locks are the same whichever mirror they were made with.
 COMPILE = $(with_pip_settings) $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-package mailrelay \
-	--custom-compile-command "make lock" $(ARGS) $(PROJECTS)
+	--custom-compile-command "make lock" $(ARGS)
 
 .PHONY: lock
-lock: $(BIN)/uv ## Write both locks anew (ARGS=--upgrade for newer versions)
-	@$(COMPILE) --output-file requirements.lock
-	@$(COMPILE) --constraints requirements.lock --group dev --output-file requirements-dev.lock
+lock: $(BIN)/uv ## Write all locks anew (ARGS=--upgrade for newer versions)
+	@$(COMPILE) $(PROJECTS) --output-file requirements.lock
+	@$(COMPILE) $(PROJECTS) --constraints requirements.lock --group dev --output-file requirements-dev.lock
+	@$(COMPILE) --group image --output-file requirements-image.lock
+	@$(COMPILE) --group go --output-file requirements-go.lock
 
 .PHONY: venv
 venv: $(STAMP) ## Make or update .venv

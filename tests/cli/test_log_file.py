@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from pathlib import Path
 
 import pytest
 
-from mailrelay_cli.log_file import LogFile, logger_into
+from mailrelay_cli.log_file import LogFile, LogStream, logger_into
 
 
 def test_lines_are_appended_to_what_is_there(tmp_path: Path) -> None:
@@ -82,3 +83,32 @@ def test_what_the_library_logs_goes_into_the_file(fmt: str, tmp_path: Path) -> N
     assert "no such thing" in line
     if fmt == "json":
         assert json.loads(line)["level"] == "warning"
+
+
+def test_a_stream_gets_whole_lines_and_counts_those_that_a_slow_reader_missed() -> None:
+    reader, writer = os.pipe()
+    log = LogStream(writer)
+    line = b"x" * 65_535 + b"\n"
+    while not log.dropped:
+        log.write_lines(line)
+    os.set_blocking(reader, False)
+    log.write_lines(line)
+    log.tell("still", "info")
+    assert log.dropped >= 3  # nothing is read, so nothing more is taken
+    read = b""
+    for _ in range(100):  # the reader is back
+        log.close()
+        try:
+            read += os.read(reader, 4 * 1024 * 1024)
+        except BlockingIOError:
+            break
+    log.tell("again", "info")
+    read += os.read(reader, 4 * 1024 * 1024)
+    assert read.endswith(b"\n")
+    lines = read.splitlines()
+    assert set(lines[:-2]) == {line[:-1]}
+    dropped, again = map(json.loads, lines[-2:])
+    assert (dropped["event"], again["event"]) == ("log.dropped", "again")
+    assert dropped["lines"] >= 3
+    for each in (reader, writer):
+        os.close(each)

@@ -22,8 +22,12 @@ def config(**changes: Any) -> RelayConfig:  # noqa: ANN401
     return RelayConfig.model_validate({"security": {"requireAuth": False}} | changes)
 
 
+USER = {"defaultUsername": "a", "defaultPassword": "b"}
 POLICY = Policy(config())
 STRICT = Policy(config(defaultUsername="a", defaultPassword="b", security={}))
+CONTAINED = Policy(
+    config(security={"trustLoopback": False, "allowedNetworks": ["192.0.2.0/24"]}, **USER)
+)
 OPEN = Policy(config(security={"requireAuth": False, "allowLocalOnly": False}, maxConnections=2))
 
 
@@ -32,6 +36,8 @@ OPEN = Policy(config(security={"requireAuth": False, "allowLocalOnly": False}, m
     [
         (POLICY, LOCAL, 1, False, None),
         (POLICY, REMOTE, 1, False, "550 5.7.1"),
+        (CONTAINED, LOCAL, 1, False, "550 5.7.1"),
+        (CONTAINED, REMOTE, 1, False, None),
         (OPEN, REMOTE, 1, False, None),
         (OPEN, REMOTE, 2, False, None),
         (OPEN, REMOTE, 3, False, "421 4.7.0"),
@@ -48,6 +54,12 @@ def test_who_is_served(
 ) -> None:
     refusal = policy.on_connect(client, connections, stopping=stopping)
     assert (str(refusal)[:9] if refusal else None) == code
+
+
+def test_a_password_in_the_clear_is_loopbacks_right_unless_it_has_none() -> None:
+    assert POLICY.allows_plaintext_auth(LOCAL)
+    assert not POLICY.allows_plaintext_auth(REMOTE)
+    assert not CONTAINED.allows_plaintext_auth(LOCAL)
 
 
 @pytest.mark.parametrize(

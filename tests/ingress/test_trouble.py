@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -354,3 +355,29 @@ async def served_here(
     sock = socket.create_server((HOST, 0))
     await serving.start([sock])
     return Served(serving, int(sock.getsockname()[1]))
+
+
+async def test_a_port_that_is_taken_is_named_and_ends_it_with_2(
+    running: Ingress, server: NatsServer, tmp_path: Path
+) -> None:
+    environ = os.environ | {
+        "MAILRELAY_CONFIG": str(tmp_path / "ingress" / "config.json"),
+        "MAILRELAY_NATS_URL": server.url,
+        "MAILRELAY_NATS_SEED_FILE": str(server.seed_file(Role.INGRESS)),
+        "MAILRELAY_DATA_DIR": str(tmp_path / "data"),
+    }
+    second = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "mailrelay_ingress"),
+        env=environ,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        said, _ = await asyncio.wait_for(second.communicate(), 30)
+    finally:
+        if second.returncode is None:
+            second.kill()
+            await second.wait()
+    assert second.returncode == 2, said
+    assert f"port 127.0.0.1:{running.port} cannot be opened: Address already in use" in str(said)
+    assert "set smtpHost or smtpPort" in str(said)

@@ -212,6 +212,18 @@ def test_a_guest_does_everything_else_with_the_token_and_nothing_without(
     assert of(f"Bearer {TOKEN}", guests=Guests((), Token(TOKEN))) == 403
 
 
+def test_loopback_is_an_address_as_any_other_where_it_is_not_trusted() -> None:
+    def of(guests: Guests, path: str, *authorization: str) -> int:
+        found = refused(path=path, authorization=authorization, guests=guests)
+        return found.status if found else 200
+
+    contained = Guests((ip_network("127.0.0.0/8"),), Token(TOKEN), trusts_loopback=False)
+    assert of(contained, "/health") == 200
+    assert of(contained, "/api/messages") == 401
+    assert of(contained, "/api/messages", f"Bearer {TOKEN}") == 200
+    assert of(Guests((), Token(TOKEN), trusts_loopback=False), "/health") == 403
+
+
 def test_a_token_shows_nowhere() -> None:
     assert TOKEN not in repr(GUESTS)
     assert TOKEN not in str(vars(GUESTS.token))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import ssl
 from typing import TYPE_CHECKING, Self, cast
 
 from tests.support.replies import MalformedReplyError, Reply, parse_reply_line
@@ -59,9 +60,13 @@ class LoadConnection(asyncio.Protocol):
         (banner,) = await self.replies(1)
         if banner.code != 220:
             raise ConnectionLostError(f"turned away: {banner}", banner)
-        (ehlo,) = await self.ask(b"EHLO load.test\r\n")
-        if ehlo.code != 250:
-            raise ConnectionLostError(f"EHLO refused: {ehlo}", ehlo)
+        ehlo = await self._ehlo()
+        if plan.starttls is not None:
+            (answer,) = await self.ask(b"STARTTLS\r\n")
+            if answer.code != 220:
+                raise ConnectionLostError(f"STARTTLS refused: {answer}", answer)
+            await self._shake_hands(plan.starttls)
+            ehlo = await self._ehlo()
         keywords = {line.split(" ")[0].upper() for line in ehlo.lines[1:]}
         self.offers_pipelining = "PIPELINING" in keywords
         self.offers_size = "SIZE" in keywords
@@ -71,6 +76,22 @@ class LoadConnection(asyncio.Protocol):
             (answer,) = await self.ask(b"AUTH PLAIN " + response + b"\r\n")
             if answer.code != 235:
                 raise ConnectionLostError(f"AUTH refused: {answer}", answer)
+
+    async def _ehlo(self) -> Reply:
+        (ehlo,) = await self.ask(b"EHLO load.test\r\n")
+        if ehlo.code != 250:
+            raise ConnectionLostError(f"EHLO refused: {ehlo}", ehlo)
+        return ehlo
+
+    async def _shake_hands(self, context: ssl.SSLContext) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            secured = await loop.start_tls(
+                self._transport, self, context, server_hostname="localhost"
+            )
+        except OSError as error:  # ssl.SSLError is one
+            raise ConnectionLostError(f"no TLS: {error}") from error
+        self._transport = cast("asyncio.Transport", secured)
 
     def write(self, octets: bytes) -> None:
         """Send octets; losing the connection shows when the reply is waited for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import ssl
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -30,6 +31,7 @@ class LoadPlan:
     domain: str = "load.test"  # of the recipients, each of which is unique
     seed: int = 0
     credentials: tuple[str, str] | None = None  # AUTH PLAIN
+    starttls: ssl.SSLContext | None = None  # for the name `localhost`
     # How long one reply may take; after it the connection counts as lost.
     reply_seconds: float = 60.0
     # How long one message is tried again while no connection lasts up to its final dot.

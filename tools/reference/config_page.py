@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from mailrelay.config.defaults import CONTAINER, DEVELOPMENT
 from mailrelay.config.load import Option, options
-from mailrelay.config.model import DEVELOPMENT_DEFAULTS, RelayConfig
+from mailrelay.config.model import RelayConfig
 from mailrelay.config.words import allowed, plain
 from tools.reference.markdown import code, table
 
@@ -24,7 +26,8 @@ and where it came from, or says what is wrong; `mailrelay config schema` prints 
 before the default. In a variable and behind `--set` a list is written with commas. A secret is not
 taken from the command line.
 
-Without `--config` the development defaults hold: the default in brackets where one is given.
+Without `--config` the development defaults hold: the default in brackets where one is given. In a
+container others differ, with a file or without: see the end of this page.
 Some options are taken and have no effect yet: the README lists them, and `mailrelay run` warns.
 
 A change of the file is noticed within three seconds, and at once by SIGHUP to `mailrelay run`.
@@ -32,6 +35,17 @@ Where the last column says `live` it is taken over without a restart; a change o
 named in the log and waits for one. While the file has a fault the old values stay in force as a
 whole, and `/health` says so.
 """
+_IN_A_CONTAINER = """\
+## In a container
+
+The images set `MAILRELAY_CONTAINER=1`; then these defaults hold. A client's address tells nothing
+there: programs of the host and strangers both come from the engine's gateway, and loopback may be
+a sidecar that hands strangers on. So nobody has rights by an address, and AUTH decides. `mailrelay
+run` makes the file of users (one user, `mailrelay`, the password beside it in `smtp-password`) and
+the token when they are missing and nobody named others.
+
+"""
+_CONTAINER_HEAD = ("Key", "Default", "In a container", "Not when this is set")
 # Each breaks one rule that concerns more than one option; the text is the relay's own.
 _OPEN: dict[str, Any] = {"security": {"requireAuth": False}}
 _BROKEN: tuple[dict[str, Any], ...] = (
@@ -46,6 +60,8 @@ _BROKEN: tuple[dict[str, Any], ...] = (
     _OPEN | {"smtpPort": 465, "tls": {"selfSigned": True, "smtpsPort": 465}},
     {"security": {"requireAuth": False, "allowedNetworks": ["192.0.2.1/24"]}},
     {"security": {"requireAuth": False, "allowLocalOnly": False, "allowedNetworks": ["::/0"]}},
+    _OPEN | {"security": {"requireAuth": False, "trustLoopback": False}},
+    {"security": {"requireAuth": False, "allowLocalOnly": False, "trustLoopback": False}},
 )
 
 
@@ -64,7 +80,21 @@ def config_page() -> str:
         "## Rules across options\n\nEach of these files is refused, with these words:\n\n"
         + table(("File", "Refused with"), rules)
     )
+    parts.append(_IN_A_CONTAINER + table(_CONTAINER_HEAD, _container_rows()))
     return "\n".join(parts)
+
+
+def _container_rows() -> list[tuple[str, ...]]:
+    return [
+        (
+            code(option.key),
+            _shown(option.field.default),
+            _shown(here),
+            ", ".join(map(code, CONTAINER.steps_back.get(option.key, ()))) or "never",
+        )
+        for option in options()
+        if (here := _differing(CONTAINER.tree, option.path)) is not None
+    ]
 
 
 def _about(name: str) -> str:
@@ -79,7 +109,7 @@ def _about(name: str) -> str:
 
 def _row(option: Option) -> tuple[str, ...]:
     default = _shown(option.field.default)
-    development = _development(option.path)
+    development = _differing(DEVELOPMENT.tree, option.path)
     if development is not None:
         default += f" [{_shown(development)}]"
     return (
@@ -92,10 +122,10 @@ def _row(option: Option) -> tuple[str, ...]:
     )
 
 
-def _development(path: tuple[str, ...]) -> object:
-    node: Any = DEVELOPMENT_DEFAULTS
+def _differing(tree: Mapping[str, Any], path: tuple[str, ...]) -> object:
+    node: Any = tree
     for key in path:
-        if not isinstance(node, dict) or key not in node:
+        if not isinstance(node, Mapping) or key not in node:
             return None
         node = node[key]
     return typing.cast("object", node)

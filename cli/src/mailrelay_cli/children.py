@@ -7,7 +7,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
@@ -17,6 +16,7 @@ from mailrelay.queue.errors import QueueError, StreamMismatchError
 from mailrelay.queue.rights import Role
 from mailrelay.runtime.lifecycle import EXIT_FAILED, LIFELINE_FD, READY_FD
 from mailrelay.service import IN_FORCE, OVERRIDES, TLS_MARK
+from mailrelay_cli.checked_config import config_file
 from mailrelay_cli.log_file import LogFile, logger_into
 from mailrelay_cli.nats_config import note_reserved, write_nats_config
 from mailrelay_cli.nats_watch import NatsWatch, wait_room
@@ -67,10 +67,10 @@ class Children:
 
     def nats(self) -> ChildSpec:
         """Return how nats-server is started, and when it is ready."""
-        config_file = write_nats_config(self._prepared.plan, self._folder)
+        file = write_nats_config(self._prepared.plan, self._folder)
         return ChildSpec(
             name=NATS,
-            argv=(str(self._prepared.nats_server), "-c", str(config_file)),
+            argv=(str(self._prepared.nats_server), "-c", str(file)),
             env=_inherited(),
             fds=(self._prepared.children_lock,),
             wait_ready=self._wait_queue,
@@ -102,9 +102,9 @@ class Children:
             OVERRIDES: msgspec.json.encode(prepared.options.overrides).decode(),
             LIFELINE_FD: str(self._lifeline),
         }
-        config_file = absolute(prepared.options.config_file)
-        if config_file is not None:
-            env["MAILRELAY_CONFIG"] = str(config_file)
+        file = config_file(prepared.options.config_file)
+        if file is not None:
+            env["MAILRELAY_CONFIG"] = str(file)
         return ChildSpec(
             name=name,
             # -P: what lies in the current folder is no module of ours.
@@ -160,11 +160,6 @@ class Children:
 def stop_seconds(name: str, config: RelayConfig) -> float:
     """Return how long a process may take from SIGTERM on."""
     return STOP_SECONDS[name] + (config.processing_timeout if name == "sender" else 0)
-
-
-def absolute(path: Path | None) -> Path | None:
-    """Return a path that holds in any current folder."""
-    return path.absolute() if path is not None else None
 
 
 async def _wait_info(port: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,10 +102,27 @@ def make_data_folder(path: Path) -> DataFolder:
         except OSError as error:
             raise BadInputError(
                 f"data folder {folder.path}: cannot make {part}: {error.strerror}"
+                f"{_what_to_do(part.parent)}"
             ) from error
         if not os.access(part, os.R_OK | os.W_OK | os.X_OK):
-            raise BadInputError(f"data folder {folder.path}: {part} is not writable")
+            raise BadInputError(
+                f"data folder {folder.path}: {part} is not writable{_what_to_do(part)}"
+            )
     return folder
+
+
+def _what_to_do(part: Path) -> str:
+    """Say why `part` cannot be written to and what helps, as far as that can be seen."""
+    try:
+        if os.statvfs(part).f_flag & os.ST_RDONLY:
+            return ": it is mounted read-only; mount it so that it can be written to"
+        owner, mode = part.stat().st_uid, stat.S_IMODE(part.stat().st_mode)
+    except OSError:
+        return ""
+    us = os.geteuid()
+    if owner != us:
+        return f": it belongs to user {owner}, and this is user {us}: `chown -R {us}` it"
+    return f" (mode {mode:04o})"
 
 
 def lock_as_supervisor(folder: DataFolder) -> int:

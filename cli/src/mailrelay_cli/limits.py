@@ -15,6 +15,7 @@ from mailrelay.runtime.lifecycle import EXIT_FAILED, EXIT_OK
 from mailrelay_cli.console import complain, say
 from mailrelay_cli.data_folder import DataFolder
 from mailrelay_cli.errors import BadInputError
+from mailrelay_cli.monitor_client import token_headers
 from mailrelay_cli.run_file import read_run_file
 
 _HTTP_SECONDS = 30.0
@@ -44,7 +45,8 @@ def show_limits(options: LimitsOptions) -> int:
         query["sender"] = options.sender.removeprefix("<").removesuffix(">")
     url = f"{running.http}api/limits?{urllib.parse.urlencode(query)}"
     try:
-        with urllib.request.urlopen(url, timeout=_HTTP_SECONDS) as answer:  # noqa: S310 — ours
+        asked = urllib.request.Request(url, headers=token_headers(running))  # noqa: S310 — ours
+        with urllib.request.urlopen(asked, timeout=_HTTP_SECONDS) as answer:  # noqa: S310 — ours
             report: dict[str, Any] = json.load(answer)
     except (OSError, http.client.HTTPException, ValueError) as error:
         complain(f"the relay does not tell: {error}")

@@ -2,11 +2,15 @@
 
 A disk that is full loses lines, which are counted, and nothing else; the count is written as soon
 as there is space again. Rotation is by size, older files are `….1` (newest) and up.
+
+In a container the lines go to standard output instead, where a reader that is slow is what a full
+disk is to a file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
@@ -20,6 +24,7 @@ from mailrelay.runtime.logging import Logger
 
 MAX_BYTES = 50 * 1024 * 1024
 MAX_FILES = 5  # in all
+_PIPE_BYTES = 1024 * 1024  # lines that may wait for a slow reader
 
 
 class LogFile:
@@ -106,6 +111,34 @@ class LogFile:
 
     def _numbered(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")
+
+
+class LogStream(LogFile):
+    """The same on a descriptor that somebody reads, such as standard output."""
+
+    def __init__(self, fd: int, fmt: str = "json") -> None:
+        super().__init__(Path(f"/dev/fd/{fd}"), fmt)
+        self._stream = fd
+        self._rest = b""  # of a line that has begun
+        os.set_blocking(fd, False)
+        with contextlib.suppress(OSError):  # no pipe
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def close(self) -> None:
+        """Write what is left; the descriptor is not ours to close."""
+        self._append(b"")
+
+    def _append(self, lines: bytes) -> bool:
+        rest = self._rest
+        try:
+            written = os.write(self._stream, rest + lines)
+        except OSError:
+            return False
+        if written < len(rest):
+            self._rest = rest[written:]
+            return not lines
+        self._rest = (rest + lines)[written:]
+        return True
 
 
 class _Writer:

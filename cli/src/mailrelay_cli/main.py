@@ -28,6 +28,8 @@ from mailrelay_cli.config_command import explained, schema, table
 from mailrelay_cli.console import complain, say
 from mailrelay_cli.emails import emails_app
 from mailrelay_cli.errors import BadInputError
+from mailrelay_cli.for_containers import PrepareOptions, needed_store_bytes, prepare
+from mailrelay_cli.health import health
 from mailrelay_cli.limits import LimitsOptions, show_limits
 from mailrelay_cli.mail_commands import captured_app, failed_app
 from mailrelay_cli.nats_config import MINIMUM_STORE_BYTES
@@ -66,9 +68,20 @@ class LogFormat(Enum):
     TEXT = "text"
 
 
+class LogTo(Enum):
+    """Where log lines go."""
+
+    FILE = "file"
+    STDOUT = "stdout"
+
+
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", help="Configuration file; without one development defaults hold."),
+    typer.Option(
+        "--config",
+        help="Configuration file; default: none and the development defaults, in a container "
+        "/app/config.json.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -88,6 +101,9 @@ def run_command(
     config: ConfigOption = None,
     data_dir: DataDirOption = Path("data"),
     log_format: Annotated[LogFormat, typer.Option(help="How log lines look.")] = LogFormat.JSON,
+    log_to: Annotated[
+        LogTo, typer.Option(help="Where they go: the data folder, or standard output and no file.")
+    ] = LogTo.FILE,
     set_: SetOption = None,
     smtp_port: Annotated[int | None, typer.Option(help="Short for --set smtpPort=…")] = None,
     http_port: Annotated[int | None, typer.Option(help="Short for --set healthCheckPort=…")] = None,
@@ -96,7 +112,9 @@ def run_command(
     ports = {"smtpPort": smtp_port, "healthCheckPort": http_port}
     short = [f"{key}={port}" for key, port in ports.items() if port is not None]
     overrides = (*(set_ or ()), *short)
-    return run_relay(RunOptions(config, data_dir, log_format.value, overrides))
+    return run_relay(
+        RunOptions(config, data_dir, log_format.value, overrides, log_to is LogTo.STDOUT)
+    )
 
 
 @app.command("send")
@@ -124,6 +142,24 @@ def limits_command(
     return show_limits(LimitsOptions(sender, rows, data_dir))
 
 
+@app.command("health")
+def health_command(data_dir: DataDirOption = Path("data")) -> int:
+    """Tell whether mail can be taken now: a container's health check."""
+    return health(data_dir)
+
+
+@app.command("prepare")
+def prepare_command(
+    folder: Annotated[Path, typer.Option(help="Where to: each folder in it belongs to a role.")],
+    store_dir: Annotated[
+        Path, typer.Option(help="Where nats-server is to keep the queue, as it will see it.")
+    ] = Path("/data"),
+    config: ConfigOption = None,
+) -> int:
+    """Make keys, a user, a token and nats-server's configuration for several containers, once."""
+    return prepare(PrepareOptions(folder, store_dir, config))
+
+
 @queue_app.command("ensure")
 def ensure_command(
     nats: Annotated[
@@ -131,7 +167,10 @@ def ensure_command(
         typer.Option(help="Where NATS is: nats://host:port, of a cluster several with commas."),
     ],
     seed_file: Annotated[Path, typer.Option(help="The admin's NKey seed.")],
-    store_bytes: Annotated[int, typer.Option(min=MINIMUM_STORE_BYTES, help="The queue's space.")],
+    store_bytes: Annotated[
+        int | None,
+        typer.Option(min=MINIMUM_STORE_BYTES, help="The queue's space; default: queue.storeBytes."),
+    ] = None,
     prefix: Annotated[
         str | None, typer.Option(help="First part of all names; default: the configuration's.")
     ] = None,
@@ -149,7 +188,8 @@ def ensure_command(
     if not seed_file.is_file():
         raise BadInputError(f"--seed-file: {seed_file} is not a file")
     settings = ConnectionSettings(nats, Role.ADMIN.value, seed_file, names.prefix)
-    limits = queue_limits(relay, store_bytes)
+    size = store_bytes if store_bytes is not None else needed_store_bytes(relay)
+    limits = queue_limits(relay, size)
     if replicas is not None:
         if replicas not in REPLICAS:
             raise BadInputError(f"--replicas: must be 1, 3 or 5, is {replicas}")

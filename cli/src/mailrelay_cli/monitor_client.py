@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from mailrelay_cli.data_folder import DataFolder
 from mailrelay_cli.errors import BadInputError
-from mailrelay_cli.run_file import read_run_file
+from mailrelay_cli.run_file import RunFile, read_run_file
 
 _SECONDS = 60.0
 _BAD_REQUEST = range(400, 500)
@@ -35,6 +35,7 @@ class MonitorClient:
         if running.http is None:
             raise BadInputError("this relay answers no HTTP: enableHealthCheck is false")
         self._base = running.http
+        self._headers = token_headers(running)
 
     def ask(
         self,
@@ -69,7 +70,8 @@ class MonitorClient:
             url,
             method=method,
             data=json.dumps(body).encode() if body is not None else None,
-            headers={"Content-Type": "application/json"} if body is not None else {},
+            headers=self._headers
+            | ({"Content-Type": "application/json"} if body is not None else {}),
         )
         try:
             return urllib.request.urlopen(request, timeout=_SECONDS)  # noqa: S310 — an address of our own making
@@ -81,6 +83,16 @@ class MonitorClient:
             raise CannotBeDoneError(reason) from error
         except (OSError, http.client.HTTPException) as error:
             raise CannotBeDoneError(f"the monitor does not answer: {error}") from error
+
+
+def token_headers(running: RunFile) -> dict[str, str]:
+    """Return what shows the token of a relay that has one: loopback may not be enough for it."""
+    if running.token_file is None:
+        return {}
+    try:
+        return {"Authorization": f"Bearer {Path(running.token_file).read_text().strip()}"}
+    except OSError:  # not ours to read: the monitor says what is missing
+        return {}
 
 
 def _reason(body: bytes) -> str:

@@ -42,28 +42,54 @@ class NatsServerPlan:
     store_bytes: int  # what the streams share
     reserved_bytes: int  # what they share now, from the last run; 0: nothing
     public_keys: Mapping[Role, str]
+    host: str = "127.0.0.1"
+    logs_to_file: bool = True  # otherwise to standard error
 
 
 def make_credentials(folder: DataFolder) -> dict[Role, str]:
     """Make a new key pair for every role, write the seeds, return the public keys."""
     public_keys = {}
     for role in Role:
-        seed = nkeys.encode_seed(os.urandom(_SEED_OCTETS), nkeys.PREFIX_BYTE_USER)
-        pair = nkeys.from_seed(bytearray(seed))
-        public_keys[role] = pair.public_key.decode()
-        write_private(folder.seed_file(role.value), seed.decode() + "\n")
-        pair.wipe()
+        seed = new_seed()
+        public_keys[role] = public_key_of(seed)
+        write_private(folder.seed_file(role.value), seed + "\n")
     return public_keys
 
 
+def new_seed() -> str:
+    """Return the seed of a new key pair."""
+    seed: bytes = nkeys.encode_seed(os.urandom(_SEED_OCTETS), nkeys.PREFIX_BYTE_USER)
+    return seed.decode()
+
+
+def public_key_of(seed: str) -> str:
+    """Return the public key that belongs to a seed. Raises ValueError when it is none."""
+    try:
+        pair = nkeys.from_seed(bytearray(seed.encode()))
+        public_key: bytes = pair.public_key
+    except Exception as error:  # the library has several
+        raise ValueError("no NKey seed") from error
+    pair.wipe()
+    return public_key.decode()
+
+
 def nats_config(plan: NatsServerPlan, folder: DataFolder) -> dict[str, Any]:
-    """Return nats-server's configuration."""
+    """Return the configuration of a nats-server in a relay's data folder."""
+    return _server_config(plan, folder.nats) | (_log_file(folder) if plan.logs_to_file else {})
+
+
+def server_config_text(plan: NatsServerPlan, store_dir: Path) -> str:
+    """Return the text of the configuration of a nats-server that logs to standard error."""
+    return json.dumps(_server_config(plan, store_dir), indent=2, ensure_ascii=False) + "\n"
+
+
+def _server_config(plan: NatsServerPlan, store_dir: Path) -> dict[str, Any]:
     names = Names(plan.prefix)
     return {
         "server_name": plan.prefix,
-        "listen": f"127.0.0.1:{plan.port}",
+        "listen": f"{plan.host}:{plan.port}",
         "jetstream": {
-            "store_dir": str(folder.nats),
+            "store_dir": str(store_dir),
             # A server started with less than its streams have reserved lets nobody make them
             # smaller (10047); the streams' own limits hold the smaller size once they are changed.
             "max_file_store": max(plan.store_bytes, plan.reserved_bytes),
@@ -72,14 +98,19 @@ def nats_config(plan: NatsServerPlan, folder: DataFolder) -> dict[str, Any]:
         },
         "max_payload": _MAX_PAYLOAD_BYTES,
         "write_deadline": "10s",
-        "log_file": str(folder.nats_log_file),
-        "logfile_size_limit": _LOG_BYTES,
-        "logfile_max_num": _LOG_FILES,
         "authorization": {
             "timeout": 5,  # seconds; the default of 2 is short for a machine under load
             "users": _users(plan, names, of_system_account=False),
         },
         "accounts": {"$SYS": {"users": _users(plan, names, of_system_account=True)}},
+    }
+
+
+def _log_file(folder: DataFolder) -> dict[str, Any]:
+    return {
+        "log_file": str(folder.nats_log_file),
+        "logfile_size_limit": _LOG_BYTES,
+        "logfile_max_num": _LOG_FILES,
     }
 
 

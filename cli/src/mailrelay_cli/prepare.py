@@ -29,6 +29,7 @@ from mailrelay_cli.data_folder import (
     make_data_folder,
 )
 from mailrelay_cli.errors import BadInputError
+from mailrelay_cli.first_secrets import FirstSecrets, ensure_secrets
 from mailrelay_cli.listeners import Listener, free_ports, open_listeners
 from mailrelay_cli.nats_config import (
     NatsServerPlan,
@@ -52,6 +53,7 @@ class RunOptions:
     data_dir: Path
     log_format: str
     overrides: tuple[str, ...] = ()  # key=value
+    logs_to_stdout: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Prepared:
     folder: DataFolder
     sockets: Sockets
     certificate: CertificateFacts | None
+    secrets: FirstSecrets
     children_lock: int
     nats_server: Path
     plan: NatsServerPlan
@@ -85,7 +88,12 @@ class Prepared:
 
 def prepare(options: RunOptions, stack: contextlib.ExitStack) -> Prepared:
     """Get all that a relay needs; `stack` gives it up again. Raises BadInputError."""
-    config = checked_relay(options.config_file, options.overrides).config
+    secrets: list[FirstSecrets] = []
+    config = checked_relay(
+        options.config_file,
+        options.overrides,
+        lambda loaded: secrets.append(ensure_secrets(loaded, options.data_dir)),
+    ).config
     if config.queue.replicas > 1:
         raise BadInputError(
             f"queue.replicas is {config.queue.replicas}, and `mailrelay run` starts one "
@@ -113,6 +121,7 @@ def prepare(options: RunOptions, stack: contextlib.ExitStack) -> Prepared:
         store_bytes=size,
         reserved_bytes=reserved_bytes(folder),
         public_keys=make_credentials(folder),
+        logs_to_file=not options.logs_to_stdout,
     )
     return Prepared(
         options=options,
@@ -120,6 +129,7 @@ def prepare(options: RunOptions, stack: contextlib.ExitStack) -> Prepared:
         folder=folder,
         sockets=sockets,
         certificate=certificate,
+        secrets=secrets[0],
         children_lock=children_lock,
         nats_server=nats_server,
         plan=plan,

@@ -12,8 +12,10 @@ import os
 import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from mailrelay.config.files import check_files
 from mailrelay.config.in_force import write_in_force
@@ -21,11 +23,15 @@ from mailrelay.config.live import LiveConfig
 from mailrelay.config.load import load_with_sources
 from mailrelay.config.load import options as config_options
 from mailrelay.config.model import RelayConfig
+from mailrelay.readiness import reachable
+from mailrelay.runtime.certificate import CertificateFacts
 from mailrelay.runtime.lifecycle import EXIT_OK, end_tasks
-from mailrelay_cli.children import STOP_SECONDS, Children, absolute, stop_seconds
+from mailrelay_cli.checked_config import config_file
+from mailrelay_cli.children import NATS, STOP_SECONDS, Children, stop_seconds
 from mailrelay_cli.console import complain, say
+from mailrelay_cli.first_secrets import USER, FirstSecrets
 from mailrelay_cli.listeners import shown
-from mailrelay_cli.log_file import LogFile, logger_into
+from mailrelay_cli.log_file import LogFile, LogStream, logger_into
 from mailrelay_cli.prepare import SERVICES, Prepared, RunOptions, prepare
 from mailrelay_cli.run_file import RunFile, write_run_file
 from mailrelay_cli.supervisor import GiveUpError, StopRequest, Supervisor
@@ -39,14 +45,20 @@ def run_relay(options: RunOptions) -> int:
         try:
             prepared = prepare(options, stack)
         except KeyboardInterrupt:
-            say("stopped")
+            if not options.logs_to_stdout:
+                say("stopped")
             return EXIT_OK
         return asyncio.run(_run(prepared))
 
 
 async def _run(prepared: Prepared) -> int:
     _raise_file_limit()
-    log_file = LogFile(prepared.folder.log_file, prepared.options.log_format)
+    options = prepared.options
+    log_file = (
+        LogStream(sys.stdout.fileno(), options.log_format)
+        if options.logs_to_stdout
+        else LogFile(prepared.folder.log_file, options.log_format)
+    )
     stop = StopRequest()
     lifeline, held_end = os.pipe()  # nobody writes; it closes with this process
     relay = _Relay(prepared, log_file, lifeline)
@@ -64,7 +76,8 @@ async def _run(prepared: Prepared) -> int:
         prepared.folder.config_in_force.unlink(missing_ok=True)
     log_file.tell("relay.stopped", code=code)
     log_file.close()
-    say("stopped")
+    if not options.logs_to_stdout:
+        say("stopped")
     return code
 
 
@@ -79,7 +92,7 @@ class _Relay:
         self._live = LiveConfig(
             prepared.config,
             lambda: _read_config(options),
-            file=absolute(options.config_file),
+            file=config_file(options.config_file),
             log=logger_into(log_file),
             quiet=True,
         )
@@ -100,6 +113,8 @@ class _Relay:
             credentials=str(prepared.folder.credentials),
             upstream=_upstream(prepared.config),
             probes=prepared.probe_addresses,
+            prefix=prepared.config.queue.prefix,
+            token_file=_text(prepared.config.http.token_file),
         )
         self._supervisor = Supervisor(
             tell=self.tell,
@@ -141,7 +156,8 @@ class _Relay:
 
     def tell(self, text: str, event: str) -> None:
         """Tell people, and the log."""
-        complain(text)
+        if not self._prepared.options.logs_to_stdout:
+            complain(text)
         self._log_file.tell(event, "warning", message=text)
 
     def _take_lines(self, name: str, lines: bytes, is_error: bool) -> None:  # noqa: FBT001 — a plain yes or no
@@ -149,7 +165,10 @@ class _Relay:
             self._log_file.write_lines(lines)
             return
         for line in lines.decode(errors="replace").splitlines():
-            self._log_file.tell("process.stderr", "warning", process=name, line=line)
+            if name == NATS:
+                self._log_file.tell("nats.line", _nats_level(line), line=line)
+            else:
+                self._log_file.tell("process.stderr", "warning", process=name, line=line)
 
     def _write_run_file(self) -> None:
         self._running.pids = self._supervisor.pids
@@ -161,8 +180,18 @@ class _Relay:
     def _show_ready(self) -> None:
         self._running.is_ready = True
         self._write_run_file()
-        self._log_file.tell("relay.ready", smtp=self._running.smtp, http=self._running.http)
-        upstream = self._running.upstream
+        upstream, secrets = self._running.upstream, self._prepared.secrets
+        self._log_file.tell(
+            "relay.ready",
+            smtp=self._running.smtp,
+            http=self._running.http,
+            mail_goes_to=upstream or "nobody: it is captured (forwardSMTP is false)",
+            data=str(self._folder.path),
+            **_certificate_fields(self._prepared.certificate),
+            **_secrets_fields(secrets),
+        )
+        if self._prepared.options.logs_to_stdout:
+            return
         say(
             "MailRelay is running; Ctrl-C stops it.",
             f"  send mail to  {', '.join(self._running.smtp)} (SMTP)",
@@ -171,6 +200,7 @@ class _Relay:
             "  mail goes to  " + (upstream or "nobody: it is captured (forwardSMTP is false)"),
             f"  data          {self._folder.path}",
             f"  log           {self._folder.log_file}",
+            *(f"  {key:<13} {value}" for key, value in _secrets_fields(secrets).items()),
         )
 
     def _tls_lines(self) -> list[str]:
@@ -183,6 +213,34 @@ class _Relay:
         if self._running.smtps:
             lines.insert(0, f"  or to         {', '.join(self._running.smtps)} (SMTP in TLS)")
         return lines
+
+
+def _certificate_fields(certificate: CertificateFacts | None) -> dict[str, str]:
+    if certificate is None:
+        return {}
+    return {"certificate_sha256": certificate.fingerprint, "until": str(certificate.ends_at.date())}
+
+
+def _secrets_fields(secrets: FirstSecrets) -> dict[str, str]:
+    """Say where the secrets lie that the relay made itself; never what they are."""
+    fields: dict[str, str] = {}
+    if secrets.password_file is not None:
+        fields |= {"user": USER, "password_in": str(secrets.password_file)}
+    if secrets.token_file is not None:
+        fields["token_in"] = str(secrets.token_file)
+    return fields
+
+
+def _nats_level(line: str) -> str:
+    """Return the level of one of nats-server's lines, `[7] 2026/11/26 … [INF] text`."""
+    for mark, level in (("[INF]", "info"), ("[WRN]", "warning")):
+        if mark in line:
+            return level
+    return "error"
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path.absolute()) if path is not None else None
 
 
 def _raise_file_limit() -> None:
@@ -221,7 +279,7 @@ def _has_terminal() -> bool:
 
 def _read_config(options: RunOptions) -> RelayConfig:
     """Read the configuration and look into the files that it names. Raises ConfigError."""
-    loaded = load_with_sources(absolute(options.config_file), os.environ, options.overrides)
+    loaded = load_with_sources(config_file(options.config_file), os.environ, options.overrides)
     check_files(loaded)
     return loaded.config
 
@@ -233,7 +291,10 @@ def _upstream(config: RelayConfig) -> str | None:
 def _http_address(sockets: list[socket.socket]) -> str:
     """Return where this machine's own clients get an answer: loopback, when it is among them."""
     addresses = shown(sockets)
-    return next((each for each in addresses if each.startswith("127.")), addresses[0])
+    found = next((each for each in addresses if each.startswith("127.")), addresses[0])
+    host, _, port = found.rpartition(":")
+    answering = reachable(host.strip("[]"))
+    return f"[{answering}]:{port}" if ":" in answering else f"{answering}:{port}"
 
 
 @contextlib.contextmanager

@@ -26,6 +26,8 @@ class RunFile(msgspec.Struct, forbid_unknown_fields=False):
     pids: dict[str, int] = {}
     smtps: list[str] = []  # as `smtp`, with TLS from the first octet
     is_ready: bool = False  # whether everything had been ready once
+    prefix: str = "mailrelay"  # `queue.prefix`
+    token_file: str | None = None  # `http.tokenFile`, for who may read it
 
 
 def write_run_file(path: Path, running: RunFile) -> None:

@@ -20,11 +20,14 @@ from typing import Any
 from mailrelay.config.model import RelayConfig
 from mailrelay.mail.address import AddressError, parse_path
 from mailrelay.mail.disposition import Disposition
+from mailrelay.readiness import reachable
 from mailrelay.runtime.lifecycle import EXIT_FAILED, EXIT_OK
 from mailrelay_cli.checked_config import checked_config
 from mailrelay_cli.console import complain, say
 from mailrelay_cli.data_folder import DataFolder
 from mailrelay_cli.errors import BadInputError
+from mailrelay_cli.first_secrets import USER, first_password
+from mailrelay_cli.monitor_client import token_headers
 from mailrelay_cli.run_file import RunFile, read_run_file
 
 _DEFAULT_SENDER = "mailrelay-test@example.com"
@@ -103,8 +106,9 @@ def _hand_over(
 ) -> str:
     """Speak SMTP up to the answer after DATA and return it."""
     host, _, port = running.smtp[0].rpartition(":")
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))  # noqa: S104 — read
-    with smtplib.SMTP(host, int(port), timeout=options.timeout_seconds) as client:
+    with smtplib.SMTP(
+        reachable(host.strip("[]")), int(port), timeout=options.timeout_seconds
+    ) as client:
         client.ehlo_or_helo_if_needed()
         if client.has_extn("starttls"):
             # To our own machine's loopback, whose certificate is for the outside name.
@@ -112,6 +116,8 @@ def _hand_over(
             client.ehlo()
         if config.default_username:
             client.login(config.default_username, config.default_password.get_secret_value())
+        elif (password := first_password()) is not None:
+            client.login(USER, password)
         needs_utf8 = not all(address.isascii() for address in (sender, *recipients))
         mail_options = ["SMTPUTF8", "BODY=8BITMIME"] if needs_utf8 else []
         _expect(client.docmd("MAIL", f"FROM:<{sender}> {' '.join(mail_options)}".strip()))
@@ -155,13 +161,15 @@ def _tell_outcome(running: RunFile, queue_id: str, recipients: list[str], deadli
     if running.http is None:
         complain("what became of it cannot be told: enableHealthCheck is false")
         return EXIT_FAILED
-    url = f"{running.http}api/messages/{queue_id}"
+    asked = urllib.request.Request(  # noqa: S310 — ours
+        f"{running.http}api/messages/{queue_id}", headers=token_headers(running)
+    )
     outcomes: list[dict[str, Any]] = []
     while not (len(outcomes) == len(recipients) and all(map(_is_final, outcomes))):
         if time.monotonic() >= deadline:
             return _tell_open(outcomes)
         time.sleep(_POLL_SECONDS)
-        outcomes = _asked(url) or outcomes
+        outcomes = _asked(asked) or outcomes
     for outcome in outcomes:
         say(_line(outcome))
     return EXIT_OK if all(each["state"] in _GOOD for each in outcomes) else EXIT_FAILED
@@ -191,10 +199,10 @@ def _line(outcome: dict[str, Any]) -> str:
     return f"{outcome['address']}: {outcome['state']}" + (f" ({reply})" if reply else "")
 
 
-def _asked(url: str) -> list[dict[str, Any]]:
+def _asked(question: urllib.request.Request) -> list[dict[str, Any]]:
     """Ask the monitor for the recipients; none while it does not know them or is away."""
     try:
-        with urllib.request.urlopen(url, timeout=_HTTP_SECONDS) as answer:  # noqa: S310 — ours
+        with urllib.request.urlopen(question, timeout=_HTTP_SECONDS) as answer:  # noqa: S310 — ours
             recipients: list[dict[str, Any]] = json.load(answer)["recipients"]
     except (OSError, http.client.HTTPException, ValueError, KeyError):
         return []

@@ -17,6 +17,7 @@ from mailrelay.config.live import LiveConfig
 from mailrelay.config.load import ConfigError, load_config
 from mailrelay.config.model import RelayConfig
 from mailrelay.queue.connection import ConnectionSettings
+from mailrelay.readiness import reachable
 from mailrelay.runtime.logging import Logger
 
 # The command line's `key=value`, as a JSON list: they go before the environment here too.
@@ -40,7 +41,7 @@ class ServiceSettings:
     listen_fds: tuple[int, ...]  # sockets that the supervisor opened; empty: open our own
     probe_address: str  # host:port for /metrics and probes; empty: none
     log_format: str
-    smtp_address: tuple[str, int]  # where clients reach the ingress
+    smtp_address: tuple[str, int]  # where this process reaches the ingress
     listen_tls_fds: tuple[int, ...] = ()  # as `listen_fds`, for TLS from the first octet
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -76,7 +77,7 @@ def service_settings(role: str, environ: Mapping[str, str]) -> ServiceSettings:
         ),
         probe_address=environ.get("MAILRELAY_PROBE_ADDRESS", ""),
         log_format=environ.get("MAILRELAY_LOG_FORMAT", "json"),
-        smtp_address=(_reachable(config.smtp_host), config.smtp_port),
+        smtp_address=_smtp_address(environ.get("MAILRELAY_SMTP_ADDRESS", ""), config),
         environ=environ,
     )
 
@@ -99,6 +100,11 @@ def service_config(environ: Mapping[str, str]) -> RelayConfig:
     return load_config(Path(file) if file else None, environ, overrides)
 
 
-def _reachable(host: str) -> str:
-    """Return an address on which a listener on `host` answers from this machine."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 — read, not bound
+def _smtp_address(told: str, config: RelayConfig) -> tuple[str, int]:
+    """Return where the ingress is: as told, host:port, or on this machine. Raises ConfigError."""
+    if not told:
+        return reachable(config.smtp_host), config.smtp_port
+    host, _, port = told.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError([f"MAILRELAY_SMTP_ADDRESS: must be host:port, is {told!r}"])
+    return host.strip("[]"), int(port)

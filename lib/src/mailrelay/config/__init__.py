@@ -2,8 +2,9 @@
 
 1. `model` has every option with its default, range and meaning.
 2. `text` reads `config.json`, comments included.
-3. `load` puts defaults, file, environment and command line together, and says what is wrong in one
-   line each; `words` says what an option may be.
+3. `defaults` is the table of what is different without a file, and in a container; `load` puts
+   defaults, file, environment and command line together, and says what is wrong in one line each;
+   `words` says what an option may be.
 4. `networks` reads networks, and tells whether an address is in one; `users` reads and writes the
    file of users, `token` reads that of the token, both by way of `private_file`; `tls` is TLS to
    the upstream; `files` says what is wrong with the files that a configuration names.

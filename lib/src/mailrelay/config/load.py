@@ -6,8 +6,8 @@ repeated.
 
 from __future__ import annotations
 
-import copy
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,16 @@ from typing import Annotated, Any, get_origin
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from mailrelay.config.model import DEVELOPMENT_DEFAULTS, RelayConfig
+from mailrelay.config.defaults import Differing, differing, is_container
+from mailrelay.config.model import RelayConfig
 from mailrelay.config.text import ConfigTextError, parse_config_text
 from mailrelay.config.words import allowed, item_type, shown
 
 COMMAND_LINE = "command line"
 DEFAULT = "default"
-DEVELOPMENT = "development defaults"
+_MISSING_MOUNT = (
+    " (a container engine makes a folder when the file is missing where it was mounted from)"
+)
 
 
 class ConfigError(ValueError):
@@ -73,7 +76,7 @@ class Loaded:
     """A configuration, and where each option's value came from."""
 
     config: RelayConfig
-    sources: Mapping[str, str]  # by key: COMMAND_LINE, a variable, the file, DEVELOPMENT, DEFAULT
+    sources: Mapping[str, str]  # by key: COMMAND_LINE, a variable, the file, a place, DEFAULT
 
 
 def options(model: type[BaseModel] = RelayConfig, above: tuple[str, ...] = ()) -> Iterator[Option]:
@@ -93,6 +96,7 @@ def load_config(
 ) -> RelayConfig:
     """Read a relay's configuration; without a file the development defaults hold.
 
+    In a container those of `mailrelay.config.defaults` for it do, with a file or without.
     `overrides` are `key=value` of the command line. Raises ConfigError.
     """
     return load_with_sources(path, environ, overrides).config
@@ -102,11 +106,15 @@ def load_with_sources(
     path: Path | None, environ: Mapping[str, str], overrides: Sequence[str] = ()
 ) -> Loaded:
     """Read a configuration and say of each value where it came from. Raises ConfigError."""
-    where = str(path) if path is not None else DEVELOPMENT
-    if path is None:
-        merged: dict[str, Any] = copy.deepcopy(DEVELOPMENT_DEFAULTS)
-        faults = []
-    else:
+    try:
+        in_container = is_container(environ)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    place = differing(has_file=path is not None, in_container=in_container)
+    where = str(path) if path is not None else place.name if place is not None else DEFAULT
+    merged: dict[str, Any] = {}
+    faults = []
+    if path is not None:
         merged = _read_file(path)
         faults = [f"{where}: {fault}" for fault in _take_out_wrong_types(merged)]
     sources = {option.key: where for option in options() if _get(merged, option.path)[0]}
@@ -129,6 +137,8 @@ def load_with_sources(
             continue
         sources[option.key] = source
         _put(merged, option.path, value)
+    if place is not None:
+        _put_below(merged, place, sources)
     try:
         config = RelayConfig.model_validate(merged)
     except ValidationError as error:
@@ -143,11 +153,28 @@ def load_with_sources(
     return Loaded(config, {option.key: sources.get(option.key, DEFAULT) for option in options()})
 
 
+def _put_below(merged: dict[str, Any], place: Differing, sources: dict[str, str]) -> None:
+    """Put a place's defaults where nothing is set, and nothing that they would contradict."""
+    given = set(sources)
+    for option in options():
+        present, value = _get(dict(place.tree), option.path)
+        stands_back = given.intersection((option.key, *place.steps_back.get(option.key, ())))
+        if present and not stands_back:
+            sources[option.key] = place.name
+            _put(merged, option.path, value)
+
+
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except IsADirectoryError as error:
-        raise ConfigError([f"{path} is a folder; give a configuration file"]) from error
+        raise ConfigError(
+            [f"{path} is a folder; give a configuration file{_MISSING_MOUNT}"]
+        ) from error
+    except PermissionError as error:
+        raise ConfigError(
+            [f"cannot read {path}: {error.strerror}; this is user {os.geteuid()}"]
+        ) from error
     except OSError as error:
         raise ConfigError([f"cannot read {path}: {error.strerror}"]) from error
     except UnicodeDecodeError as error:

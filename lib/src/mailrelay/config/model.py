@@ -106,6 +106,12 @@ class Security(_Section):
         description="Networks (CIDR) whose clients are served too while `allowLocalOnly` is true.",
         json_schema_extra=LIVE,
     )
+    trust_loopback: bool = Field(
+        default=True,
+        description="Whether a client on a loopback address has rights by that: to be served while "
+        "`allowLocalOnly` is true, to send a password without TLS, and to do everything over HTTP "
+        "without the token. False where loopback is not this machine's people alone.",
+    )
     log_all_emails: bool = Field(
         default=True,
         description="Whether the content of all mail is kept on disk.",
@@ -139,6 +145,21 @@ class Security(_Section):
             msg = (
                 "allowedNetworks limits nothing while allowLocalOnly is false: "
                 "set allowLocalOnly to true, or leave allowedNetworks out"
+            )
+            raise ValueError(msg)
+        if self.trust_loopback:
+            return self
+        if self.allow_local_only and not self.allowed_networks:
+            msg = (
+                "allowLocalOnly is true and nobody is local while trustLoopback is false, as in a "
+                "container: set allowedNetworks to those that may send, or allowLocalOnly to false"
+            )
+            raise ValueError(msg)
+        if not self.allow_local_only and not self.require_auth:
+            msg = (
+                "requireAuth and allowLocalOnly are both false while trustLoopback is false, as in "
+                "a container: whoever reaches the port could send. Set requireAuth to true, or "
+                "allowLocalOnly to true with allowedNetworks"
             )
             raise ValueError(msg)
         return self
@@ -499,13 +520,3 @@ class RelayConfig(_Section):
             msg = f"tls.smtpsPort {self.tls.smtps_port} is smtpPort or healthCheckPort too"
             raise ValueError(msg)
         return self
-
-
-# What `mailrelay run` without a configuration does differently: safe to start anywhere, useful
-# at once, nothing leaves the machine. Applied below file and environment, above the defaults.
-DEVELOPMENT_DEFAULTS: dict[str, object] = {
-    "smtpHost": "localhost",
-    "smtpPort": 2525,
-    "security": {"requireAuth": False, "logAllEmails": False},
-    "capture": {"maxMessages": 1000, "whenFull": "dropOldest"},
-}

@@ -51,5 +51,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _trailing_comma(error: json.JSONDecodeError) -> bool:
-    before = error.doc[: error.pos].rstrip()
-    return before.endswith(",") and error.doc[error.pos :].lstrip()[:1] in {"}", "]"}
+    before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
+    if rest.startswith(","):  # Python 3.13 points at the comma, older ones behind it
+        before, rest = ",", rest[1:].lstrip()
+    return before.endswith(",") and rest[:1] in {"}", "]"}

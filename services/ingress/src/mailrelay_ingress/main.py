@@ -98,10 +98,14 @@ async def _serve(
     live = _follow(settings.live_config(log), parts, refresher, state)
     live.uses(keeper.use, "security.logAllEmails")
     life.on_reload(live.reload)
-    await listener.start(
-        _sockets(settings, settings.listen_fds, config.smtp_port),
-        _sockets(settings, settings.listen_tls_fds, config.tls.smtps_port),
-    )
+    try:
+        plain = _sockets(settings, settings.listen_fds, config.smtp_port, "smtpPort")
+        secure = _sockets(settings, settings.listen_tls_fds, config.tls.smtps_port, "tls.smtpsPort")
+    except ConfigError as error:
+        log.critical("listener.refused", error=str(error))
+        await connection.close()
+        return EXIT_BAD_INPUT
+    await listener.start(plain, secure)
     probe = start_probe(
         settings.probe_address, lambda: "" if connection.is_connected else "queue unreachable"
     )
@@ -130,13 +134,24 @@ async def _serve(
     return EXIT_OK if orderly else EXIT_FAILED
 
 
-def _sockets(settings: ServiceSettings, fds: tuple[int, ...], port: int) -> list[socket.socket]:
-    """Return the supervisor's sockets, or our own where there is no supervisor."""
+def _sockets(
+    settings: ServiceSettings, fds: tuple[int, ...], port: int, key: str
+) -> list[socket.socket]:
+    """Return the supervisor's sockets, or our own where there is no supervisor.
+
+    Raises ConfigError when a port cannot be had; `key` is the option that says which.
+    """
     if fds or not port:
         return [socket.socket(fileno=fd) for fd in fds]
     host = settings.config.smtp_host
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return [socket.create_server(address[:2], family=family) for family, _, _, _, address in found]
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return [
+            socket.create_server(address[:2], family=family) for family, _, _, _, address in found
+        ]
+    except OSError as error:
+        words = f"port {host}:{port} cannot be opened: {error.strerror}: set smtpHost or {key}"
+        raise ConfigError([words]) from error
 
 
 def _follow(

@@ -30,6 +30,7 @@ class Policy:
         self._max_message_bytes = config.max_message_bytes
         self._max_connections = config.max_connections
         self._local_only = config.security.allow_local_only
+        self._trusts_loopback = config.security.trust_loopback
         self._networks = [parse_network(text) for text in config.security.allowed_networks]
         self._plaintext_auth = config.security.allow_plaintext_auth
         self._require_auth = config.security.require_auth
@@ -39,7 +40,8 @@ class Policy:
         """Say why a client is not served, or nothing."""
         if stopping:
             return replies.SHUTTING_DOWN
-        if self._local_only and not client.is_local and not is_in(client.address, self._networks):
+        is_known = self._is_trusted(client) or is_in(client.address, self._networks)
+        if self._local_only and not is_known:
             return replies.CLIENT_DENIED
         if connections > self._max_connections:
             return replies.TOO_MANY_CONNECTIONS
@@ -47,7 +49,10 @@ class Policy:
 
     def allows_plaintext_auth(self, client: Client) -> bool:
         """Tell whether the client may send a password without TLS (RFC 4954 section 4: 538)."""
-        return client.is_local or self._plaintext_auth
+        return self._is_trusted(client) or self._plaintext_auth
+
+    def _is_trusted(self, client: Client) -> bool:
+        return client.is_local and self._trusts_loopback
 
     def on_mail(
         self, client: Client, current: Transaction | None, text: str

@@ -4,6 +4,7 @@ This machine may do everything. Both ends are checked: the client's address, bec
 be reachable from elsewhere (and no proxy's header is believed); the Host header, because a browser
 on this machine may be sent here by a stranger's page under the stranger's name (DNS rebinding); the
 Origin of a request that changes something, because such a page may post here under our own name.
+While `security.trustLoopback` is false, as in a container, loopback is an address as any other.
 
 Clients of `http.allowedNetworks` may look at `OPEN_PATHS`, and do everything else with the token.
 Everybody else is refused.
@@ -43,6 +44,7 @@ class Guests:
 
     networks: tuple[Network, ...] = ()
     token: Token | None = None
+    trusts_loopback: bool = True
 
     @classmethod
     def of(cls, config: RelayConfig) -> Guests:
@@ -57,6 +59,7 @@ class Guests:
 
         def take() -> None:
             self.networks = tuple(map(parse_network, config.http.allowed_networks))
+            self.trusts_loopback = config.security.trust_loopback
             self.token = token
 
         return take
@@ -103,7 +106,7 @@ def refusal(scope: Scope, guests: Guests) -> Refusal | None:
     if address is None:
         return Refusal(_FORBIDDEN, "only this machine is answered")
     headers = Headers(scope=scope)
-    if address.is_loopback:
+    if address.is_loopback and guests.trusts_loopback:
         reason = _local_refusal(scope["method"], headers)
         return Refusal(_FORBIDDEN, reason) if reason else None
     if not any(address in network for network in guests.networks):

@@ -1,0 +1,92 @@
+"""docs/guide/one-server.md, run as it is written."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.compose.clients import wait_total
+from tests.compose.docker import ALL_IN_ONE, QUICK, ROOT, Project, do, docker
+from tests.support.certificates import make_certificates
+from tests.support.smtp_client import SmtpDialogue
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(400)]
+
+PAGE = ROOT / "docs" / "guide" / "one-server.md"
+CONTENT = b"From: me@example.org\r\nTo: you@example.com\r\nSubject: hello\r\n\r\nHello.\r\n"
+PASSWORD = "a long password"  # noqa: S105 — the page's
+
+
+def blocks() -> dict[str, str]:
+    """What is to be run, by its heading."""
+    parts = re.split(r"^## (.+)$", PAGE.read_text(), flags=re.MULTILINE)
+    found = {}
+    for title, text in zip(parts[1::2], parts[2::2], strict=True):
+        fenced = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        if fenced:
+            found[title] = "".join(fenced)
+    return found
+
+
+async def test_the_page_does_what_it_says(older_compose: tuple[str, ...], tmp_path: Path) -> None:
+    relay = Project(older_compose, (ALL_IN_ONE,), f"mailrelay-guide-{secrets.token_hex(4)}")
+    checkout = tmp_path / "checkout"
+    (checkout / "deploy").mkdir(parents=True)
+    for name in (ALL_IN_ONE, "deploy/config.json"):
+        shutil.copyfile(ROOT / name, checkout / name)
+    certificates = make_certificates(tmp_path / "certificates")
+    shutil.copyfile(certificates.server.certificate, checkout / "fullchain.pem")
+    shutil.copyfile(certificates.server.key, checkout / "privkey.pem")
+    environ = os.environ | {
+        "COMPOSE_PROJECT_NAME": relay.name,
+        "COMPOSE_FILE": f"{ALL_IN_ONE}:{ROOT / QUICK}",
+    }
+
+    async def follow(text: str) -> str:
+        """Run a part of the page, and wait as its reader would."""
+        command = " ".join(older_compose)
+        script = f"set -eu\ncd '{checkout}'\n" + text.replace("docker-compose", command)
+        said = await do("bash", "-c", script, environ=environ)
+        await relay.wait_healthy()
+        return said
+
+    try:
+        parts = blocks()
+        assert list(parts) == [
+            *("Start", "Users", "A certificate", "Look at it", "Back up", "Restore"),
+        ]
+        start, rest = parts["Start"].split("\n", 1)
+        await follow(start)
+        password = (await follow(rest)).strip()
+        assert len(password) == 32
+        assert (await follow(parts["Users"])).split()[-2:] == ["mailrelay", "ada"]
+        await follow(parts["A certificate"])
+        async with SmtpDialogue.greeted("127.0.0.1", 2525) as client:
+            await client.starttls(certificates.client_context())  # verified
+            await client.ehlo()
+            await client.auth_plain("ada", PASSWORD, 235)
+            assert (await client.submit("a@example.org", ["b@example.com"], CONTENT)).accepted
+            await client.quit()
+        await wait_total(8025, 1)
+        said = await follow(parts["Look at it"])
+        assert '"status":"ok"' in said
+        assert '"total_emails":1' in said
+        await follow(parts["Back up"])
+        await follow(parts["Restore"])
+        await wait_total(8025, 1)
+        async with SmtpDialogue.greeted("127.0.0.1", 2525) as client:
+            await client.starttls(certificates.client_context())
+            await client.ehlo()
+            await client.auth_plain("mailrelay", password, 235)
+            await client.quit()
+        listed = await relay.exec("mailrelay", "mailrelay", "captured", "list")
+        assert "a@example.org" in listed
+    finally:
+        await relay.down("--volumes")
+        left = await docker("volume", "ls", "--quiet", "--filter", f"name={relay.name}")
+        assert left == ""
