@@ -86,19 +86,16 @@ async def mail_is_captured(relay: Project, port: int) -> None:
         return answer.status_code == 200 and answer.json()["recipients"][0]["state"] == "captured"
 
     await wait_until(is_captured, 10.0, "the message is captured")
-    kept = await docker(
-        "run",
-        "--rm",
-        "--volume",
-        f"{relay.volume('emails')}:/emails:ro",
-        "--entrypoint",
-        "find",
-        "mailrelay-tools",
-        "/emails",
-        "-name",
-        "*.eml",
-    )
-    assert queue_id in kept  # the guide's volume has the content
+
+    async def is_kept() -> bool:
+        listed = await docker(
+            *("run", "--rm", "--volume", f"{relay.volume('emails')}:/emails:ro"),
+            *("--entrypoint", "find", "mailrelay-tools", "/emails", "-name", "*.eml"),
+        )
+        return queue_id in listed
+
+    # The guide's volume has the content; it is written beside the mail's way.
+    await wait_until(is_kept, 20.0, "the content is kept")
 
 
 async def the_guides_curl_lines_answer(relay: Project, port: int) -> None:
