@@ -68,18 +68,17 @@ RUN --mount=type=cache,target=/cache/uv \
 # --- The images -----------------------------------------------------------------------------------
 
 FROM ${PYTHON_IMAGE} AS base
-# Volumes begin as copies of these folders, owner and all. Kept content lies in the data folder;
-# /app/emails, a volume of its own or not, is that same place under the guide's name. Below /prepared
-# is what `mailrelay prepare` makes for each role.
+# Volumes begin as copies of these folders, owner and all. Kept content lies in /app/emails, the
+# guide's volume. Below /prepared is what `mailrelay prepare` makes for each role.
 RUN install -d -m 0755 /app /prepared \
-    && install -d -m 0700 -o 10001 -g 10001 /app/data /app/data/emails /prepared/nats \
-        /prepared/admin /prepared/ingress /prepared/sender /prepared/monitor \
-    && ln -s data/emails /app/emails
+    && install -d -m 0700 -o 10001 -g 10001 /app/data /app/emails /prepared/nats \
+        /prepared/admin /prepared/ingress /prepared/sender /prepared/monitor
 COPY --from=packages /opt/mailrelay /opt/mailrelay
 ENV PATH=/opt/mailrelay/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    MAILRELAY_CONTAINER=1
+    MAILRELAY_CONTAINER=1 \
+    MAILRELAY_EMAILS_DIR=/app/emails
 WORKDIR /app
 USER 10001:10001
 ARG VERSION=0.1.0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mailrelay.emails import emails_folder
 from mailrelay_cli.data_folder import (
     lock_as_supervisor,
     lock_for_children,
@@ -103,3 +104,21 @@ def test_what_is_private_is_for_this_user_only_even_if_it_was_not(tmp_path: Path
     assert path.read_text() == "new"
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_kept_content_lies_where_an_image_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAILRELAY_EMAILS_DIR", str(tmp_path / "emails"))
+    make_data_folder(tmp_path / "data")
+    assert (tmp_path / "emails").stat().st_mode & 0o777 == 0o700
+    assert emails_folder(tmp_path / "data") == tmp_path / "emails"
+
+
+def test_kept_content_that_cannot_be_written_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "emails").write_text("")
+    monkeypatch.setenv("MAILRELAY_EMAILS_DIR", str(tmp_path / "emails"))
+    with pytest.raises(BadInputError, match="emails is not a folder"):
+        make_data_folder(tmp_path / "data")

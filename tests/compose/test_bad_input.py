@@ -92,6 +92,13 @@ async def test_a_data_folder_that_belongs_to_another_user(tmp_path: Path) -> Non
     says_why(outcome, "/app/data", f"belongs to user {folder.stat().st_uid}", "chown -R 10001")
 
 
+async def test_an_emails_folder_that_belongs_to_another_user(tmp_path: Path) -> None:
+    folder = tmp_path / "emails"
+    folder.mkdir(mode=0o755)
+    outcome = await ended("--volume", f"{folder}:/app/emails")
+    says_why(outcome, "/app/emails is not writable", "chown -R 10001")
+
+
 async def test_a_data_volume_that_is_read_only() -> None:
     volume = f"mailrelay-bad-{secrets.token_hex(4)}"
     try:

@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from mailrelay.emails import emails_folder
 from mailrelay_cli.errors import BadInputError
 
 # A nats-server that was killed is gone in milliseconds; one that is stopping may take seconds.
@@ -94,7 +95,11 @@ def make_data_folder(path: Path) -> DataFolder:
     """Make the folders that are missing. Raises BadInputError."""
     folder = DataFolder(path.absolute())
     monitor = folder.path / "monitor"
-    for part in (folder.path, folder.nats, folder.run, folder.credentials, folder.log, monitor):
+    parts = [folder.path, folder.nats, folder.run, folder.credentials, folder.log, monitor]
+    emails = emails_folder(folder.path)
+    if emails.parent != folder.path:  # a volume of its own; in the data folder ingress makes it
+        parts.append(emails)
+    for part in parts:
         try:
             part.mkdir(mode=_PRIVATE_FOLDER, parents=part == folder.path, exist_ok=True)
         except FileExistsError:

@@ -7,6 +7,7 @@ monitor (docs/decisions/0019).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from pathlib import Path
 
 from mailrelay.mail.ids import QueueId, accepted_seconds, is_queue_id
 
+# The images set it to the guide's volume. A link in the data folder would not do: an engine mounts
+# two volumes in any order, and one may hide what the other was mounted on.
+FOLDER_VARIABLE = "MAILRELAY_EMAILS_DIR"
 CONTENT_SUFFIX = ".eml"
 ENVELOPE_SUFFIX = ".json"
 FREE_FLOOR_BYTES = 256 * 1024 * 1024  # the queue needs what is left of the disk more
@@ -30,8 +34,9 @@ class KeptFiles:
 
 
 def emails_folder(data_dir: Path) -> Path:
-    """Return the folder that has a folder a day."""
-    return data_dir / "emails"
+    """Return the folder that has a folder a day: in the data folder, unless an image says where."""
+    told = os.environ.get(FOLDER_VARIABLE)
+    return Path(told) if told else data_dir / "emails"
 
 
 def day_of(queue_id: QueueId) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from mailrelay.config.model import RelayConfig
+from mailrelay.emails import emails_folder
 from mailrelay.mail.ids import QueueId
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.captured import CaptureStore
@@ -97,7 +98,7 @@ def admin_parts(  # noqa: PLR0913 — what the composition root has
         metrics=ResendMetrics(registry),
     )
     files = FailedFiles(
-        data_dir / "emails" / "failed",
+        emails_folder(data_dir) / "failed",
         failed,
         bodies,
         database,
