@@ -78,6 +78,7 @@ async def test_a_relay_runs_without_a_shell_a_right_or_a_disk_of_its_own() -> No
         *("run", "--detach", "--name", name, "--read-only", "--cap-drop", "ALL"),
         *("--security-opt", "no-new-privileges", "--network", "none", "--health-interval", "1s"),
         *("--mount", "type=volume,destination=/app/data"),
+        *("--mount", "type=volume,destination=/app/emails"),
         *(part for shell in shells for part in shell),
         "mailrelay",
     )
