@@ -61,7 +61,7 @@ SUBJECTS = {
 }
 # Calls on a stream and who may make them on which; `admin` may make all of them.
 CALLS: dict[str, dict[str, str]] = {
-    "STREAM.INFO.{s}": {"in-0": "sm", "lane": "sm", "body": "ism", "": "m"},
+    "STREAM.INFO.{s}": {"in-0": "sm", "lane": "sm", "body": "ism", "failed": "sm", "": "m"},
     "STREAM.MSG.GET.{s}": {
         **dict.fromkeys(("in-0", "lane", "body", "failed", "pace"), "sm"),
         "": "m",
