@@ -258,6 +258,11 @@ async def test_a_process_that_dies_starts_with_what_was_taken_over_since_the_rel
 ) -> None:
     async with ScriptedUpstream() as upstream, running_relay(tmp_path) as relay:
         await change(relay, **forwarding_to(upstream.port))
+        in_force = relay.data_dir / "run" / "config.json"
+        # The supervisor looks at the file for itself, within a second as the others do.
+        await wait_until(
+            lambda: f'"forwardPort":{upstream.port}' in in_force.read_text(), 10, "it is handed on"
+        )
         relay.config_file.write_text("{")
         await wait_until(lambda: bool(relay.log_lines("config.refused")), 20, "it is told")
         await killed_and_started(relay, "sender")
