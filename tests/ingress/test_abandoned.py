@@ -43,6 +43,7 @@ class Taking:
     began_after: int
 
     async def begin(self, pieces: int, recipients: int = 1) -> Intake:
+        # Neither 8BITMIME nor SMTPUTF8.
         transaction = Transaction("a@example.org", False, False, 0)  # noqa: FBT003
         for number in range(recipients):
             transaction.add(f"r{number}@example.com")

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from mailrelay.mail.disposition import Disposition
 from mailrelay.mail.event import Discarded
 from mailrelay.mail.ids import QueueId
-from mailrelay.mail.job import CaptureRecord, FailedRecord, Job, Recipient, ResendMark, Try
+from mailrelay.mail.job import Body, CaptureRecord, FailedRecord, Job, Recipient, ResendMark, Try
 from mailrelay.mail.reply import Reply
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection
@@ -47,7 +47,7 @@ class Admin:
     collector: Collector  # runs with the parts
     ahead: float = 0.0
 
-    async def fail(self, job: Job, **changes: Any) -> FailedRecord:  # noqa: ANN401
+    async def fail(self, job: Job, **changes: Any) -> FailedRecord:  # noqa: ANN401 — a field each
         made = replace(FailedRecord(job, Disposition.BOUNCED, time.time()), **changes)
         await self.store.store(made)
         return made
@@ -97,7 +97,7 @@ def job(
     reply: Reply = REFUSED,
     content: bytes = b"Subject: hi\r\n\r\ntext\r\n",
     submission: QueueId | None = None,
-    **changes: Any,  # noqa: ANN401
+    **changes: Any,  # noqa: ANN401 — an option each
 ) -> Job:
     tries = (Try(1, time.time(), "mx.to.example:25", reply),)
     made = Job(
@@ -119,7 +119,7 @@ async def discarded(admin: Admin) -> list[Discarded]:
     return [each for record in records for each in record.events if isinstance(each, Discarded)]
 
 
-async def stored_body(admin: Admin, submission: QueueId) -> Any:  # noqa: ANN401
+async def stored_body(admin: Admin, submission: QueueId) -> Body:
     store = BodyStore(admin.sender, Publisher(admin.sender))
     return await store.store_content(submission, b"Subject: b\r\n\r\n" + b"x" * 600_000)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from typing import Any
 
 import pytest
 from structlog.testing import LogCapture
@@ -112,7 +112,7 @@ async def test_a_removal_that_was_broken_off_is_finished_and_not_taken_for_a_los
     path = admin.file(record)
     assert path.exists()
 
-    def note(database: Any) -> None:  # noqa: ANN401
+    def note(database: sqlite3.Connection) -> None:
         row = failed_index.get(database, record.job.submission, 0)
         assert row is not None
         failed_index.set_removing(database, row, "by_hand")

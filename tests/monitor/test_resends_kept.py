@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from dataclasses import replace
 from typing import Any
@@ -60,7 +61,7 @@ async def test_what_was_noted_as_queued_is_queued_once_whether_it_was_stored_or_
     which = {"id": not_stored.job.submission}
     await admin.client.post("/admin/retry-failed", json=which)
 
-    def note(database: Any) -> None:  # noqa: ANN401
+    def note(database: sqlite3.Connection) -> None:
         row = failed_index.get(database, not_stored.job.submission, 0)
         assert row is not None
         failed_index.set_stage(database, row, WAITING, QUEUED)
@@ -130,7 +131,7 @@ async def test_of_many_requests_the_newest_are_kept_and_those_that_are_not_at_th
 async def test_a_request_is_on_disk_before_it_is_answered(start: Start) -> None:
     admin = await start(run=False)
 
-    def synchronous(database: Any) -> int:  # noqa: ANN401
+    def synchronous(database: sqlite3.Connection) -> int:
         return int(database.execute("PRAGMA synchronous").fetchone()[0])
 
     normal, full = 1, 2

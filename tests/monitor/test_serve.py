@@ -32,7 +32,7 @@ class App:
                 pass
             body = b"x" * LARGE_BYTES
             if scope["path"] == "/slow":
-                await asyncio.sleep(4 * STALL_SECONDS)
+                await asyncio.sleep(4 * STALL_SECONDS)  # the slow answer
                 body = b"slow"
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": body})
@@ -90,7 +90,7 @@ async def test_a_client_that_reads_slowly_gets_all_of_it(port: int) -> None:
     while piece := await reader.read(2 * 1024 * 1024):
         read += len(piece)
         if read < LARGE_BYTES // 2:
-            await asyncio.sleep(STALL_SECONDS / 50)
+            await asyncio.sleep(STALL_SECONDS / 50)  # the slow reader
     assert read > LARGE_BYTES
     writer.close()
 

@@ -52,9 +52,9 @@ async def _queue_fault(running: RunFile) -> str:
     import logging  # noqa: PLC0415 — see above
 
     from mailrelay.queue.connection import ConnectionSettings, open_connection  # noqa: PLC0415
-    from mailrelay.queue.errors import QueueError  # noqa: PLC0415
-    from mailrelay.queue.rights import Role  # noqa: PLC0415
-    from mailrelay.runtime.logging import configure_logging  # noqa: PLC0415
+    from mailrelay.queue.errors import QueueError  # noqa: PLC0415 — see above
+    from mailrelay.queue.rights import Role  # noqa: PLC0415 — see above
+    from mailrelay.runtime.logging import configure_logging  # noqa: PLC0415 — see above
 
     # The monitor's key: it may ask, and it may take nothing from the queue.
     role = Role.MONITOR.value

@@ -25,7 +25,7 @@ def reachable(host: str) -> str:
 async def queue_fault(connection: QueueConnection) -> str:
     """Say why the queue takes nothing; empty when it answers. The role must be the monitor's."""
     # Imported here: who asks a listener only does so often, and without the queue's library.
-    from mailrelay.queue.errors import QueueError  # noqa: PLC0415
+    from mailrelay.queue.errors import QueueError  # noqa: PLC0415 — not for a mere probe
 
     stream = connection.names.in_stream()
     try:

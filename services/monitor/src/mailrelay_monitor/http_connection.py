@@ -21,6 +21,7 @@ class HttpConnection(H11Protocol):
     _drained = 0
     _seen: tuple[str, int] | None = ("asking", 0)
 
+    # uvicorn narrows the type of what asyncio hands over in the same way.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to look."""
         super().connection_made(transport)
