@@ -13,7 +13,10 @@ from dataclasses import dataclass, field, replace
 
 import httpx
 
+from mailrelay.emails import CONTENT_SUFFIX
+from mailrelay.mail.job import FailedRecord
 from mailrelay.queue.errors import QueueError
+from mailrelay_monitor.failed_content import INLINE_BYTES
 from tests.crash.queue_state import QueueState
 from tests.crash.rig import Rig
 from tests.support import dots
@@ -330,7 +333,7 @@ class Trip:
             findings.lost.append(f"{state.set_aside} records set aside, not {self.set_aside}")
         findings.left += [f"{count} in {name}" for name, count in state.jobs.items()]
         findings.left += [f"{count} claimed by {name}" for name, count in state.claims.items()]
-        files = {f"{each.job.submission}-{each.recipient.number}.json" for each in state.failed}
+        files = set().union(*map(_files, state.failed))
         findings.left += [f"{each} has no file" for each in files - self.rig.failed_files()]
         findings.left += [f"the file {each}" for each in self.rig.failed_files() - files]
         return findings
@@ -401,6 +404,14 @@ def _captured(state: QueueState) -> set[str]:
 
 def _failed(state: QueueState) -> set[str]:
     return {record.recipient.address for record in state.failed}
+
+
+def _files(record: FailedRecord) -> set[str]:
+    """The names of a failed record's files."""
+    job, number = record.job, record.recipient.number
+    size = job.body.size_bytes if job.body is not None else len(job.content)
+    files = {f"{job.submission}-{number}.json"}
+    return files | ({f"{job.submission}{CONTENT_SUFFIX}"} if size > INLINE_BYTES else set())
 
 
 def _names_body(state: QueueState) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any, Literal
 
 import pytest
@@ -71,14 +72,15 @@ async def test_each_release_is_a_job_and_the_captured_copy_stays(start: Start) -
         return all(each["finished"] for each in requests)
 
     await wait_until(finished, 10, "both requests are carried out")
-    jobs = await admin.lane()
-    assert [(each.submission, each.release.next_hop) for each in jobs if each.release] == [
-        (one.submission, "mx.other.example:2525"),
-        (one.submission, "[::1]:26"),
-        (two.submission, "[::1]:26"),
-    ]
+    jobs = await admin.lane()  # those of one request are queued side by side
+    assert Counter((each.submission, each.release.next_hop) for each in jobs if each.release) == {
+        (one.submission, "mx.other.example:2525"): 1,
+        (one.submission, "[::1]:26"): 1,
+        (two.submission, "[::1]:26"): 1,
+    }
     assert len({each.release.id for each in jobs if each.release}) == 3
-    assert (jobs[0].attempt, jobs[0].recipients) == (1, one.recipients)
+    of_one = next(each for each in jobs if each.submission == one.submission)
+    assert (of_one.attempt, of_one.recipients) == (1, one.recipients)
     assert await admin.parts.captured.count() == 2
 
 
