@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from mailrelay.mail.reply import Reply
 
@@ -51,7 +51,7 @@ class Dialogue(asyncio.Protocol):
         """Whether the connection still stands, as far as we know."""
         return not self._ended and self._transport is not None and not self._transport.is_closing()
 
-    def tell_nowait(self, commands: Iterable[tuple[bytes, ...]]) -> list[asyncio.Future[Reply]]:
+    def tell_nowait(self, commands: Sequence[tuple[bytes, ...]]) -> list[asyncio.Future[Reply]]:
         """Send commands, each of some words, in one piece; the replies come in their order.
 
         A reply's future raises DialogueError when the connection ends before it. Raises
