@@ -1,5 +1,7 @@
 """Try one job at one next hop: MAIL, RCPT for each recipient, DATA, content.
 
+The commands leave together where the next hop offers PIPELINING (docs/decisions/0031).
+
 Failure is per recipient. Whatever breaks the attempt off, what was decided before stands, and
 every recipient that was not decided is deferred with the reason. Raises nothing of its own.
 """
@@ -26,7 +28,7 @@ from mailrelay_sender.classify import (
     needs_smtputf8,
     timed_out,
 )
-from mailrelay_sender.connection import ConnectionPool, HopConnection, HopError
+from mailrelay_sender.connection import ConnectionPool, Conversation, HopConnection, HopError
 
 Pieces = Callable[[Job], AsyncIterator[bytes]]
 
@@ -79,8 +81,8 @@ async def attempt(
 ) -> AttemptResult:
     """Try the job once, within `limit_seconds`, and return every recipient's outcome.
 
-    `is_ours` is asked right before the first RCPT, when the job becomes open (decision 0004):
-    connecting may have taken long, and another sender may have been given the job meanwhile.
+    `is_ours` is asked right before the first RCPT leaves, when the job becomes open (decision
+    0004): connecting may have taken long, and another sender may have been given the job meanwhile.
     """
     trial = _Trial(job, next_hop, AttemptResult(), list(job.recipients), is_ours)
     try:
@@ -104,18 +106,20 @@ async def _with_connection(trial: _Trial, pool: ConnectionPool, pieces: Pieces) 
     connection = await pool.get()
     finished = False
     try:
-        reply = None
+        opening = None
         if connection.messages:
             # A kept connection may be closed by now, or be told so as the answer to MAIL; nothing
             # was taken then, so one try on a fresh one is safe.
-            reply = await _mail_on_kept(trial, connection, first)
-            if reply is None:
+            opening = await _open_on_kept(trial, connection, first)
+            if opening is None:
                 connection.abort()
                 connection = await pool.get(fresh=True)
-        if reply is None:
-            reply = await _mail(trial, connection, first)
+        if opening is None:
+            opening = await _open(trial, connection, first)
         trial.result.tls = connection.tls
-        finished = await _transaction(trial, connection, reply, _all(first, content))
+        finished = await _transaction(trial, connection, opening, _all(first, content))
+    except _LetGo:
+        trial.result.is_let_go = True
     finally:
         if finished:
             connection.messages += 1
@@ -124,44 +128,61 @@ async def _with_connection(trial: _Trial, pool: ConnectionPool, pieces: Pieces) 
             connection.abort()
 
 
-async def _mail_on_kept(trial: _Trial, connection: HopConnection, first: bytes) -> Reply | None:
+class _LetGo(Exception):  # noqa: N818 — no error: another sender may have the job
+    """The job may be another's by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """The answer to MAIL, and the replies behind it."""
+
+    mail: Reply
+    rest: Conversation
+
+
+async def _open_on_kept(trial: _Trial, connection: HopConnection, first: bytes) -> _Opening | None:
     try:
-        reply = await _mail(trial, connection, first)
+        opening = await _open(trial, connection, first)
     except HopError:
         return None
-    return None if reply.code == CLOSING else reply
+    return None if opening.mail.code == CLOSING else opening
 
 
-async def _mail(trial: _Trial, connection: HopConnection, first: bytes) -> Reply:
+async def _open(trial: _Trial, connection: HopConnection, first: bytes) -> _Opening:
+    """Begin a transaction: with all of its commands, or with the first. Raises HopError, _LetGo."""
     job = trial.job
-    words = [b"MAIL", b"FROM:<" + job.reverse_path.encode() + b">"]
+    mail = [b"MAIL", b"FROM:<" + job.reverse_path.encode() + b">"]
     if connection.supports("size"):
-        words.append(b"SIZE=%d" % job.size_bytes)
+        mail.append(b"SIZE=%d" % job.size_bytes)
     if job.body_8bitmime and connection.supports("8bitmime"):
-        words.append(b"BODY=8BITMIME")
+        mail.append(b"BODY=8BITMIME")
     if job.smtputf8:
         if connection.supports("smtputf8"):
-            words.append(b"SMTPUTF8")
+            mail.append(b"SMTPUTF8")
         elif _needs_smtputf8(job, first):
-            return needs_smtputf8(trial.next_hop)
-    reply = await connection.command(*words)
+            return _Opening(needs_smtputf8(trial.next_hop), connection.converse(()))
+    if not trial.is_ours():
+        raise _LetGo
+    rcpts = [(b"RCPT", b"TO:<" + each.address.encode() + b">") for each in job.recipients]
+    conversation = connection.converse((tuple(mail), *rcpts, (b"DATA",)))
+    reply = await conversation.next()
     passed("attempt.mail_answered")
-    return reply
+    return _Opening(reply, conversation)
 
 
 async def _transaction(
-    trial: _Trial, connection: HopConnection, mail: Reply, content: AsyncIterator[bytes]
+    trial: _Trial, connection: HopConnection, opening: _Opening, content: AsyncIterator[bytes]
 ) -> bool:
     """Return whether the connection is between transactions, ready for the next one."""
+    mail, conversation = opening.mail, opening.rest
     if not is_accepted(Stage.MAIL, mail):
         trial.decide(trial.undecided, Stage.MAIL, mail)
-        return await _reset(connection, mail)
-    if not trial.is_ours():
-        trial.result.is_let_go = True
-        return False
+        return await _reset(connection, mail, conversation)
+    if not trial.is_ours():  # again: the answer may have taken long, and nothing is taken yet
+        raise _LetGo
     taken: list[Recipient] = []
     for recipient in trial.job.recipients:
-        reply = await connection.command(b"RCPT", b"TO:<" + recipient.address.encode() + b">")
+        reply = await conversation.next()
         passed("attempt.rcpt_answered")
         if is_accepted(Stage.RCPT, reply):
             taken.append(recipient)
@@ -171,22 +192,28 @@ async def _transaction(
             trial.decide_rest(reply)
             return False
     if not taken:
-        return await _reset(connection, mail)
-    reply = await connection.command(b"DATA")
+        return await _reset(connection, mail, conversation)
+    reply = await conversation.next()
     passed("attempt.data_answered")
     if not is_accepted(Stage.DATA, reply):
         trial.decide(taken, Stage.DATA, reply)
-        return await _reset(connection, reply)
+        return await _reset(connection, reply, conversation)
     reply = await connection.content(content)
     passed("attempt.content_answered")
     trial.decide(taken, Stage.CONTENT, reply)
     return reply.code != CLOSING
 
 
-async def _reset(connection: HopConnection, last: Reply) -> bool:
+async def _reset(connection: HopConnection, last: Reply, conversation: Conversation) -> bool:
+    """End a transaction without content; False when that needs the connection's end."""
     if last.code == CLOSING:
         return False
     try:
+        for reply in await conversation.rest():
+            # DATA was sent with the rest, and the server waits for content for nobody (RFC 2920
+            # section 3.1 would have it end with a dot, and some might deliver that).
+            if is_accepted(Stage.DATA, reply) or reply.code == CLOSING:
+                return False
         reply = await connection.command(b"RSET")
     except HopError:
         return False
