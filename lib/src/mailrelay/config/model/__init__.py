@@ -5,7 +5,7 @@ Keys in files are camelCase; the environment overrides each by the SCREAMING_SNA
 of the original guide works unchanged.
 
 1. `section` is what the sections have in common: how keys are spelled, what marks a live option.
-2. `limits`, `security`, `retry`, `stores`, `tls`, `http` and `queue` are one concern each.
+2. `limits`, `security`, `routes`, `retry`, `stores`, `tls`, `http` and `queue`: one concern each.
 3. `relay` is the whole, with the options of the top level.
 
 Here are the names that other packages use.

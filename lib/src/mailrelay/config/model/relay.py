@@ -10,6 +10,7 @@ from mailrelay.config.model.http import Http
 from mailrelay.config.model.limits import RateLimits
 from mailrelay.config.model.queue import Queue
 from mailrelay.config.model.retry import Retry
+from mailrelay.config.model.routes import MAX_ROUTES, Route, contradiction
 from mailrelay.config.model.section import LIVE, Port, Section
 from mailrelay.config.model.security import Security
 from mailrelay.config.model.stores import Capture, Emails, Failed
@@ -93,6 +94,14 @@ class RelayConfig(Section):
         json_schema_extra=LIVE,
     )
 
+    routes: tuple[Route, ...] = Field(
+        default=(),
+        max_length=MAX_ROUTES,
+        description="Ways of their own for recipients of some domains, each with one or more smart "
+        "hosts. Recipients that no route takes go to `forwardHost`, or are captured.",
+        json_schema_extra=LIVE,
+    )
+
     worker_count: int = Field(
         default=5, ge=1, le=1000, description="Deliveries at once for each sender process."
     )
@@ -156,6 +165,8 @@ class RelayConfig(Section):
         if bool(self.forward_username) != bool(self.forward_password.get_secret_value()):
             msg = "forwardUsername and forwardPassword must be set together"
             raise ValueError(msg)
+        if words := contradiction(self.routes, forwards=self.forward_smtp):
+            raise ValueError(words)
         has_users = bool(self.default_username or self.security.users_file)
         if self.security.require_auth and not has_users:
             msg = (

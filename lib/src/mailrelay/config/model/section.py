@@ -15,13 +15,14 @@ Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 # the mark a change needs a restart, which is what is true of an option nobody subscribed to.
 LIVE: Final[JsonDict] = {"reloadable": True}
 
-# Acronyms that the guide's keys write in capitals.
+# Acronyms that keys write in capitals, as the guide's do.
 _SPELLED = {
     "forward_smtp": "forwardSMTP",
     "forward_ssl": "forwardSSL",
     "forward_verify_tls": "forwardVerifyTLS",
     "forward_ca_file": "forwardCAFile",
     "tls": "tls",
+    "verify_tls": "verifyTLS",
 }
 
 
