@@ -75,8 +75,8 @@ def with_host(**changes: Any) -> list[dict[str, Any]]:  # noqa: ANN401 — JSON
         (
             [ROUTE | {"recipientDomains": []}],
             (
-                "routes[0].recipientDomains: an empty list takes nobody: leave it out for all other "
-                "recipients"
+                "routes[0].recipientDomains: an empty list takes nobody: leave it out for all "
+                "other recipients"
             ),
         ),
         (
@@ -97,15 +97,15 @@ def with_host(**changes: Any) -> list[dict[str, Any]]:  # noqa: ANN401 — JSON
         (
             with_host(username="ada"),
             (
-                "routes[0].smartHosts[0]: a user name and a password must be set together: username "
-                "or usernameFile, and password or passwordFile"
+                "routes[0].smartHosts[0]: a user name and a password must be set together: "
+                "username or usernameFile, and password or passwordFile"
             ),
         ),
         (
             with_host(username="ada", password=SECRET, passwordFile="x"),
             (
-                "routes[0].smartHosts[0]: password and passwordFile are both set: leave one of them "
-                "out"
+                "routes[0].smartHosts[0]: password and passwordFile are both set: leave one of "
+                "them out"
             ),
         ),
         (
