@@ -1,4 +1,7 @@
-"""Try one job at one next hop: MAIL, RCPT for each recipient, DATA, content.
+"""Try one job by one route: MAIL, RCPT for each recipient, DATA, content.
+
+The next smart host of the route is tried when one cannot be used: connection, TLS or AUTH failed.
+Once there is a connection it is this one's word that counts, whatever it says and however it ends.
 
 The commands leave together where the next hop offers PIPELINING (docs/decisions/0031).
 
@@ -21,6 +24,7 @@ from mailrelay.runtime.steps import passed
 from mailrelay_sender.classify import (
     CLOSING,
     Stage,
+    all_down,
     body_unreadable,
     disposition_of,
     internal_fault,
@@ -28,7 +32,14 @@ from mailrelay_sender.classify import (
     needs_smtputf8,
     timed_out,
 )
-from mailrelay_sender.connection import ConnectionPool, Conversation, HopConnection, HopError
+from mailrelay_sender.connection import (
+    ConnectError,
+    ConnectionPool,
+    Conversation,
+    HopConnection,
+    HopError,
+)
+from mailrelay_sender.plan import Hosts
 
 Pieces = Callable[[Job], AsyncIterator[bytes]]
 
@@ -51,7 +62,7 @@ class _Trial:
     """An attempt under way."""
 
     job: Job
-    next_hop: str
+    next_hop: str  # who is spoken with; before that, all who may be
     result: AttemptResult
     undecided: list[Recipient]
     is_ours: Callable[[], bool]
@@ -72,8 +83,7 @@ class _Trial:
 
 async def attempt(
     job: Job,
-    pool: ConnectionPool,
-    next_hop: str,
+    hosts: Hosts,
     pieces: Pieces,
     limit_seconds: float,
     *,
@@ -84,12 +94,14 @@ async def attempt(
     `is_ours` is asked right before the first RCPT leaves, when the job becomes open (decision
     0004): connecting may have taken long, and another sender may have been given the job meanwhile.
     """
-    trial = _Trial(job, next_hop, AttemptResult(), list(job.recipients), is_ours)
+    trial = _Trial(job, hosts.next_hop, AttemptResult(), list(job.recipients), is_ours)
     try:
         async with asyncio.timeout(limit_seconds):
-            await _with_connection(trial, pool, pieces)
+            await _with_connection(trial, hosts, pieces, hosts.connect_seconds(limit_seconds))
+    except _LetGo:
+        trial.result.is_let_go = True
     except TimeoutError:
-        trial.decide_rest(timed_out(next_hop, limit_seconds))
+        trial.decide_rest(timed_out(trial.next_hop, limit_seconds))
     except HopError as error:
         trial.decide_rest(error.reply)
     except BodyUnreadableError as error:
@@ -100,30 +112,21 @@ async def attempt(
     return trial.result
 
 
-async def _with_connection(trial: _Trial, pool: ConnectionPool, pieces: Pieces) -> None:
+async def _with_connection(
+    trial: _Trial, hosts: Hosts, pieces: Pieces, connect_seconds: float
+) -> None:
     content = pieces(trial.job)
-    first = await anext(content)  # before the server is bothered: the content must be readable
-    connection = await pool.get()
+    first = await anext(content)  # before a server is bothered: the content must be readable
+    begun = await _begun(trial, hosts, first, connect_seconds)
+    connection = begun.connection
     finished = False
     try:
-        opening = None
-        if connection.messages:
-            # A kept connection may be closed by now, or be told so as the answer to MAIL; nothing
-            # was taken then, so one try on a fresh one is safe.
-            opening = await _open_on_kept(trial, connection, first)
-            if opening is None:
-                connection.abort()
-                connection = await pool.get(fresh=True)
-        if opening is None:
-            opening = await _open(trial, connection, first)
         trial.result.tls = connection.tls
-        finished = await _transaction(trial, connection, opening, _all(first, content))
-    except _LetGo:
-        trial.result.is_let_go = True
+        finished = await _transaction(trial, begun, _all(first, content))
     finally:
         if finished:
             connection.messages += 1
-            await pool.put_back(connection)
+            await begun.pool.put_back(connection)
         else:
             connection.abort()
 
@@ -133,19 +136,59 @@ class _LetGo(Exception):  # noqa: N818 — no error: another sender may have the
 
 
 @dataclass(frozen=True, slots=True)
-class _Opening:
-    """The answer to MAIL, and the replies behind it."""
+class _Begun:
+    """A transaction at a smart host: the answer to MAIL, and the replies behind it."""
 
+    pool: ConnectionPool
+    connection: HopConnection
     mail: Reply
     rest: Conversation
 
 
+async def _begun(trial: _Trial, hosts: Hosts, first: bytes, connect_seconds: float) -> _Begun:
+    """Have MAIL answered by the first smart host that can be used.
+
+    Raises ConnectError when none can be, with all their reasons; HopError, _LetGo.
+    """
+    trying, replies = hosts.in_turn()
+    for pool in trying:
+        trial.next_hop = pool.next_hop
+        try:
+            return await _begun_at(trial, pool, first, connect_seconds)
+        except ConnectError as error:
+            replies.append(error.reply)
+    trial.next_hop = hosts.next_hop
+    raise ConnectError(all_down(*replies))
+
+
+async def _begun_at(
+    trial: _Trial, pool: ConnectionPool, first: bytes, connect_seconds: float
+) -> _Begun:
+    connection = await pool.get(limit_seconds=connect_seconds)
+    try:
+        if connection.messages:
+            # A kept connection may be closed by now, or be told so as the answer to MAIL; nothing
+            # was taken then, so one try on a fresh one is safe.
+            opened = await _open_on_kept(trial, connection, first)
+            if opened is not None:
+                return _Begun(pool, connection, *opened)
+            connection.abort()
+            connection = await pool.get(fresh=True, limit_seconds=connect_seconds)
+        return _Begun(pool, connection, *await _open(trial, connection, first))
+    except BaseException:
+        connection.abort()
+        raise
+
+
+_Opening = tuple[Reply, Conversation]
+
+
 async def _open_on_kept(trial: _Trial, connection: HopConnection, first: bytes) -> _Opening | None:
     try:
-        opening = await _open(trial, connection, first)
+        mail, rest = await _open(trial, connection, first)
     except HopError:
         return None
-    return None if opening.mail.code == CLOSING else opening
+    return None if mail.code == CLOSING else (mail, rest)
 
 
 async def _open(trial: _Trial, connection: HopConnection, first: bytes) -> _Opening:
@@ -160,21 +203,19 @@ async def _open(trial: _Trial, connection: HopConnection, first: bytes) -> _Open
         if connection.supports("smtputf8"):
             mail.append(b"SMTPUTF8")
         elif _needs_smtputf8(job, first):
-            return _Opening(needs_smtputf8(trial.next_hop), connection.converse(()))
+            return needs_smtputf8(trial.next_hop), connection.converse(())
     if not trial.is_ours():
         raise _LetGo
     rcpts = [(b"RCPT", b"TO:<" + each.address.encode() + b">") for each in job.recipients]
     conversation = connection.converse((tuple(mail), *rcpts, (b"DATA",)))
     reply = await conversation.next()
     passed("attempt.mail_answered")
-    return _Opening(reply, conversation)
+    return reply, conversation
 
 
-async def _transaction(
-    trial: _Trial, connection: HopConnection, opening: _Opening, content: AsyncIterator[bytes]
-) -> bool:
+async def _transaction(trial: _Trial, begun: _Begun, content: AsyncIterator[bytes]) -> bool:
     """Return whether the connection is between transactions, ready for the next one."""
-    mail, conversation = opening.mail, opening.rest
+    connection, mail, conversation = begun.connection, begun.mail, begun.rest
     if not is_accepted(Stage.MAIL, mail):
         trial.decide(trial.undecided, Stage.MAIL, mail)
         return await _reset(connection, mail, conversation)
