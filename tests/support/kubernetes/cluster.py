@@ -30,6 +30,13 @@ NAMESPACE_SECONDS: Final = 60.0  # its default ServiceAccount takes milliseconds
 KUBECTL_SECONDS: Final = 60.0
 TOKEN_SECONDS: Final = 3600  # longer than any test
 
+# Pods below the standard are refused; what would make such Pods is answered with a warning
+# (Client.warnings).
+RESTRICTED: Final = {
+    "pod-security.kubernetes.io/enforce": "restricted",
+    "pod-security.kubernetes.io/warn": "restricted",
+}
+
 _RBAC = "rbac.authorization.k8s.io/v1"
 
 
@@ -58,10 +65,13 @@ class ApiServer:
         return await self._open.enter_async_context(open_client(self.kubeconfig, namespace))
 
     async def new_namespace(self, *, labels: dict[str, str] | None = None) -> str:
-        """Make a namespace and wait until Pods could be made in it; it is gone after the test."""
+        """Make a namespace and wait until Pods could be made in it; it is gone after the test.
+
+        The `restricted` Pod Security Standard holds in it, unless the labels say another.
+        """
         admin = await self._administration()
         name = f"test-{secrets.token_hex(5)}"
-        metadata = {"name": name, "labels": labels or {}}
+        metadata = {"name": name, "labels": RESTRICTED | (labels or {})}
         await admin.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         self._remove_later("v1", "Namespace", name)
 

@@ -279,8 +279,9 @@ def _go_build(
     environment = {k: v for k, v in os.environ.items() if k not in {"GOOS", "GOARCH"}}
     environment |= {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"} | dict(own)
     # -mod=readonly: what is not in go.sum is an error. -modcacherw: a module cache that is
-    # read-only could not be removed again.
-    flags = ["-mod=readonly", "-modcacherw", "-trimpath", "-ldflags", module.linker_flags]
+    # read-only could not be removed again. -buildvcs: git has no say in this.
+    flags = ["-mod=readonly", "-modcacherw", "-buildvcs=false", "-trimpath"]
+    flags += ["-ldflags", module.linker_flags]
     packages = [module.packages[name] for name in names]
     # Go names a program after the last part of its package that is no version: server, for etcd.
     outputs = [str(target) + "/"] if len(names) > 1 else [str(target / names[0])]
