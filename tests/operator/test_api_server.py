@@ -193,6 +193,17 @@ async def test_while_the_server_is_stopped_nobody_answers(
     assert await admin.answers("/readyz")
 
 
+async def test_a_server_that_hangs_keeps_connections_and_says_nothing(
+    own_api_server: ApiServer, admin: Client
+) -> None:
+    await own_api_server.freeze()
+    asking = asyncio.create_task(admin.list("v1", "ConfigMap"))
+    done, _ = await asyncio.wait([asking], timeout=1)
+    assert not done
+    own_api_server.thaw()
+    await asyncio.wait_for(asking, LIMIT_SECONDS)
+
+
 async def test_kubectl_works_on_the_same_server(
     api_server: ApiServer, admin: Client, namespace: str
 ) -> None:

@@ -51,11 +51,11 @@ class ApiServer:
         self._admin: Client | None = None
 
     async def __aenter__(self) -> Self:
+        await self._mend()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._plane is not None:
-            await self._plane.start_what_is_stopped()
+        await self._mend()
         await self._open.aclose()
 
     # --- Who asks -----------------------------------------------------------------------------
@@ -170,6 +170,14 @@ class ApiServer:
         await self.stop(kill=kill)
         await self.start()
 
+    async def freeze(self) -> None:
+        """Let it hang: connections stand, watches are silent, nothing is answered."""
+        await self.plane.api_server.freeze()
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.plane.api_server.thaw()
+
     # --- What it saw --------------------------------------------------------------------------
 
     def requests_of(self, namespace: str, name: str) -> list[AskedRequest]:
@@ -182,6 +190,11 @@ class ApiServer:
         if self._plane is None:
             pytest.skip(f"the cluster of {VARIABLE} is somebody's, and is not stopped")
         return self._plane
+
+    async def _mend(self) -> None:
+        if self._plane is not None:
+            self._plane.api_server.thaw()
+            await self._plane.start_what_is_stopped()
 
     async def _administration(self) -> Client:
         if self._admin is None:
