@@ -1,0 +1,110 @@
+"""What the resource's models are made of.
+
+The models say everything once: pydantic reads resources by them, and `crd` writes the custom
+resource definition from them. What only the definition needs stands in `Annotated` metadata.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+# Keys whose acronyms stay in capitals, as in Kubernetes' own fields.
+_SPELLED = {"verify_tls": "verifyTLS"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A CEL rule that the API server checks, and what it says when the rule is broken.
+
+    `self` is the value that the rule stands at. The message says what to do.
+    """
+
+    rule: str
+    message: str
+    field: str = ""  # below `self`: what the fault is shown at
+    reason: Literal["", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ListType:
+    """How server-side apply merges a list: `set` by value, `map` by keys, `atomic` not at all."""
+
+    kind: Literal["atomic", "set", "map"]
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRule:
+    """A rule for each item of a list or each value of a map."""
+
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class IntOrString:
+    """A value that people write as a number or as a string (`cpu: 2`, `cpu: 500m`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """An object that is handed on as it is; the API server checks it where it ends up."""
+
+
+def _key(name: str) -> str:
+    return _SPELLED.get(name) or to_camel(name)
+
+
+class Section(BaseModel):
+    """A part of the resource: camelCase keys, none but those named, never changed."""
+
+    model_config = ConfigDict(
+        alias_generator=_key,
+        validate_by_alias=True,
+        validate_by_name=True,
+        serialize_by_alias=True,
+        extra="forbid",
+        frozen=True,
+    )
+    RULES: ClassVar[tuple[Rule, ...]] = ()
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+# Lengths are those of Kubernetes: a name (RFC 1123 subdomain), a label (RFC 1123 label).
+_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+# The name of an object of the relay's own namespace.
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=_SUBDOMAIN)]
+LabelName = Annotated[str, Field(min_length=1, max_length=63, pattern=_LABEL)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Cidr = Annotated[
+    str,
+    # The longest: eight groups, and a prefix of three digits.
+    Field(min_length=1, max_length=43),
+    Rule(
+        "isCIDR(self) && cidr(self) == cidr(self).masked()",
+        "must be a network such as 192.0.2.0/24 or 2001:db8::/32, with no bits set behind its "
+        "prefix (one address: 192.0.2.1/32)",
+    ),
+]
+Quantity = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    IntOrString(),
+    Field(min_length=1, max_length=32),
+    Rule(
+        "type(self) == int ? self > 0 : isQuantity(string(self)) && "
+        "quantity(string(self)).isGreaterThan(quantity('0'))",
+        "must be an amount greater than 0, such as 500m, 512Mi or 10Gi",
+    ),
+]
+Text = Annotated[str, Field(max_length=1024)]
+StringMap = Annotated[dict[str, Text], Field(max_length=64)]
+AnyObject = Annotated[dict[str, Any], Opaque()]
