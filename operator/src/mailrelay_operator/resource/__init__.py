@@ -6,6 +6,9 @@
    `security`, `routes`, `sender`, `limits` (with captured, failed and kept mail), `queue`,
    `monitor`, `access` (network policy), and for each component's pods `pods`. `quantity` reads
    amounts such as 10Gi.
-3. `relay` reads a resource as the API server shows it.
-4. `set_by_operator` names the options that have no field, each with its reason.
+3. `relay` reads a resource as the API server shows it; `relay_config` makes of it the configuration
+   that the pods read, which names files by `paths`.
+4. `crd` is the custom resource definition, by way of `structural`; `status` is what the operator
+   tells of a relay.
+5. `set_by_operator` names the options that have no field, each with its reason.
 """

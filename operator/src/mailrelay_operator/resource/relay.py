@@ -15,6 +15,8 @@ VERSION: Final = "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
 KIND: Final = "MailRelay"
 PLURAL: Final = "mailrelays"
+SHORT_NAME: Final = "mrelay"
+CATEGORY: Final = "mailrelay"
 MAX_NAME: Final = 40  # children's names and label values (63 characters) are made of it
 
 

@@ -15,7 +15,7 @@ from mailrelay_operator.resource.schema import (
     Section,
 )
 
-MAX_ROUTES = 128
+MAX_ROUTES = 100
 MAX_DOMAINS = 256  # of one route
 MAX_SMART_HOSTS = 8  # of one route
 _PORT = 587  # message submission (RFC 6409)
@@ -39,13 +39,6 @@ class SmartHost(Section):
 
     RULES = (
         Rule(
-            "!has(self.credentialsSecretName) || self.tls != 'Opportunistic'",
-            "credentialsSecretName needs tls StartTLS or Implicit: with Opportunistic the password "
-            "could go over the network in the clear",
-            field=".credentialsSecretName",
-            reason="FieldValueForbidden",
-        ),
-        Rule(
             "!has(self.caSecretName) || self.verifyTLS",
             "caSecretName says what a certificate is checked by, and verifyTLS false checks "
             "nothing: leave one of them out",
@@ -61,7 +54,8 @@ class SmartHost(Section):
     tls: Literal["StartTLS", "Implicit", "Opportunistic"] = Field(
         default="StartTLS",
         description="StartTLS: it must offer STARTTLS. Implicit: TLS from the first octet. "
-        "Opportunistic: STARTTLS when it is offered, in the clear otherwise.",
+        "Opportunistic: STARTTLS when it is offered, in the clear otherwise; a password is never "
+        "sent in the clear.",
     )
     verify_tls: bool = Field(
         default=True, description="Whether its certificate must be valid for its name."

@@ -38,15 +38,15 @@ class ListType:
 
 
 @dataclass(frozen=True, slots=True)
-class ItemRule:
-    """A rule for each item of a list or each value of a map."""
-
-    rule: Rule
+class IntOrString:
+    """A value that people write as a number or as a string (`cpu: 2`, `cpu: 500m`)."""
 
 
 @dataclass(frozen=True, slots=True)
-class IntOrString:
-    """A value that people write as a number or as a string (`cpu: 2`, `cpu: 500m`)."""
+class Format:
+    """A text's format as OpenAPI names it; the API server checks those that it knows."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,7 @@ Quantity = Annotated[
         "must be an amount greater than 0, such as 500m, 512Mi or 10Gi",
     ),
 ]
+Time = Annotated[str, Format("date-time")]  # RFC 3339
 Text = Annotated[str, Field(max_length=1024)]
 StringMap = Annotated[dict[str, Text], Field(max_length=64)]
 AnyObject = Annotated[dict[str, Any], Opaque()]

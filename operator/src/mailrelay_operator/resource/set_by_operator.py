@@ -31,6 +31,6 @@ SET_BY_OPERATOR: Final = {
     "tls.selfSigned": "each pod would have one of its own; the operator makes one for all",
     "tls.smtpsPort": "pods listen where no rights are needed; spec.ingress.smtpsPort is the "
     "Service's",
-    "http.listen": "pods listen on every address; who reaches them is for Service and NetworkPolicy",
+    "http.listen": "pods listen on every address; who reaches them is for NetworkPolicy",
     "http.tokenFile": "where the monitor sees the Secret of spec.monitor.tokenSecretName",
 }
