@@ -117,7 +117,8 @@ class Service(Section):
         Annotated[
             tuple[Literal["IPv4", "IPv6"], ...],
             Field(min_length=1, max_length=2),
-            ListType("set"),
+            ListType("atomic"),
+            Rule("size(self) < 2 || self[0] != self[1]", "name each family once"),
         ]
         | None
     ) = Field(

@@ -15,6 +15,11 @@ _GROWS = Rule(
     "quantity(string(self)).compareTo(quantity(string(oldSelf))) >= 0",
     "a volume grows and never shrinks: give the size that it has, or a greater one",
 )
+# Less cannot hold a share for each stream in which the largest message has room.
+_ENOUGH = Rule(
+    "!isQuantity(string(self)) || quantity(string(self)).compareTo(quantity('1Gi')) >= 0",
+    "must be at least 1Gi, so that each stream has room for large mail",
+)
 _CLASS_STAYS = Rule(
     "has(self.className) == has(oldSelf.className) && "
     "(!has(self.className) || self.className == oldSelf.className)",
@@ -30,7 +35,7 @@ class QueueStorage(Section):
 
     RULES = (_CLASS_STAYS,)
 
-    size: Annotated[Quantity, _GROWS] = Field(
+    size: Annotated[Quantity, _ENOUGH, _GROWS] = Field(
         default="10Gi",
         description="Size of each server's volume; may grow, when its class lets it. The queue "
         "uses most of it.",

@@ -15,8 +15,8 @@ from mailrelay_operator.resource.queue import Queue
 from mailrelay_operator.resource.relay import Relay
 from mailrelay_operator.resource.routes import Route, SmartHost
 
-# Of a volume's size in percent. A file system takes up to 3 % of it, and keeps 5 % for root by
-# default (ext4); what is left is for nats-server's own files. docs/decisions/0027.
+# Of a volume's size in percent. ext4 takes 2.5 % and keeps 5 % for root; the rest is for
+# nats-server's own files (docs/decisions/0027).
 STORE_PERCENT: Final = 80
 
 # Who reaches a pod is for Service and NetworkPolicy.

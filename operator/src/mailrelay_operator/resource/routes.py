@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mailrelay_operator.resource.schema import (
-    LabelName,
     ListType,
     ObjectName,
     Port,
@@ -18,9 +17,18 @@ from mailrelay_operator.resource.schema import (
 MAX_ROUTES = 100
 MAX_DOMAINS = 256  # of one route
 MAX_SMART_HOSTS = 8  # of one route
+TAKEN_NAMES = ["capture", "named", "smarthost"]
 _PORT = 587  # message submission (RFC 6409)
 _IMPLICIT_PORT = 465  # the same with TLS from the first octet (RFC 8314 section 3.3)
 
+RouteName = Annotated[
+    str,
+    Field(min_length=1, max_length=40, pattern=r"^[a-z][a-z0-9-]{0,39}$"),
+    Rule(
+        f"!(self in {TAKEN_NAMES})",
+        f"must be another name than {', '.join(TAKEN_NAMES)}: metrics mean something else by those",
+    ),
+]
 # A leading dot means the domains below. Lower case, so that the same one is not there twice.
 RecipientDomain = Annotated[
     str,
@@ -79,7 +87,7 @@ class SmartHost(Section):
 class Route(Section):
     """Which mail goes to which smart hosts."""
 
-    name: LabelName = Field(description="Its name in logs and metrics; no two routes have one.")
+    name: RouteName = Field(description="Its name in logs and metrics; no two routes have one.")
     recipient_domains: Annotated[
         tuple[RecipientDomain, ...], Field(max_length=MAX_DOMAINS), ListType("set")
     ] = Field(
