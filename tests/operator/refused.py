@@ -67,9 +67,14 @@ REFUSED = [
         "a host name of two lines",
         "hostName",
         "relay\nEHLO x",
-        "spec.hostName in body should match",
+        "must be a host name such as relay.example.org",
     ),
-    minimal("an image with a space", "images.sender", "sender latest", "should match"),
+    minimal(
+        "an image with a space",
+        "images.sender",
+        "sender latest",
+        "must be an image such as registry.example.org/mail/sender:1.2",
+    ),
     minimal(
         "a pull secret twice",
         "imagePullSecrets",
@@ -147,7 +152,12 @@ REFUSED = [
         ["192.0.2.0/24", "192.0.2.0/24"],
         'Duplicate value: "192.0.2.0/24"',
     ),
-    minimal("a Secret's path", "security.usersSecretName", "../users", "should match"),
+    minimal(
+        "a Secret's path",
+        "security.usersSecretName",
+        "../users",
+        "must be an object's name: a-z, 0-9, - and .",
+    ),
     minimal(
         "kept content without a volume",
         "security.logAllEmails",
@@ -161,7 +171,12 @@ REFUSED = [
     minimal(
         "a route without a name", "routes", [{"smartHosts": OUT["smartHosts"]}], "name: Required"
     ),
-    minimal("a route's name in capitals", "routes.0.name", "Out", "should match"),
+    minimal(
+        "a route's name in capitals",
+        "routes.0.name",
+        "Out",
+        "must be at most 40 characters of a-z, 0-9 and -",
+    ),
     minimal(
         "a route that is called capture", "routes.0.name", "capture", "must be another name than"
     ),
@@ -172,13 +187,35 @@ REFUSED = [
         [OUT, OUT | {"name": "other"}],
         "only one route may be without recipientDomains",
     ),
-    minimal("a domain in capitals", "routes.0.recipientDomains", ["Example.ORG"], "should match"),
     minimal(
-        "an address as a domain", "routes.0.recipientDomains", ["a@example.org"], "should match"
+        "a domain in capitals",
+        "routes.0.recipientDomains",
+        ["Example.ORG"],
+        "must be a domain in lower case: example.org, or .example.org for all",
     ),
-    minimal("a star as a domain", "routes.0.recipientDomains", ["*.example.org"], "should match"),
     minimal(
-        "a smart host with its port", "routes.0.smartHosts.0.host", "a.example/x:25", "should match"
+        "an address as a domain",
+        "routes.0.recipientDomains",
+        ["a@example.org"],
+        "must be a domain in lower case",
+    ),
+    minimal(
+        "a star as a domain",
+        "routes.0.recipientDomains",
+        ["*.example.org"],
+        "must be a domain in lower case",
+    ),
+    minimal(
+        "a smart host's path",
+        "routes.0.smartHosts.0.host",
+        "a.example/x",
+        "must be a host name or an address; its port has a field of its own",
+    ),
+    minimal(
+        "a smart host with its port",
+        "routes.0.smartHosts.0.host",
+        "a.example:25",
+        "must be a host name or an address, without a port: that has a field of its own",
     ),
     minimal("a smart host's port 0", "routes.0.smartHosts.0.port", 0, "greater than or equal to 1"),
     minimal(
@@ -258,7 +295,7 @@ REFUSED = [
         "years between resends", "failed.resendIntervalSeconds", 10**9, "less than or equal to"
     ),
     # Queue.
-    minimal("two copies", "queue.replicas", 2, "Unsupported value: 2: supported values: 1, 3"),
+    minimal("two copies", "queue.replicas", 2, 'Unsupported value: 2: supported values: "1", "3"'),
     minimal("a size in words", "queue.storage.size", "plenty", "must be an amount greater than 0"),
     minimal("a negative size", "queue.storage.size", "-1Gi", "must be an amount greater than 0"),
     minimal("no size", "queue.storage.size", 0, "must be an amount greater than 0"),
@@ -283,8 +320,18 @@ REFUSED = [
         _without(FULL, "queue.storeBytes"),
         "storeBytes goes with url",
     ),
-    full("a password in an address", "queue.url", "nats://me:secret@nats:4222", "should match"),
-    full("a web address", "queue.url", "https://nats.example", "should match"),
+    full(
+        "a password in an address",
+        "queue.url",
+        "nats://me:secret@nats:4222",
+        "must be nats://host:port or tls://host:port",
+    ),
+    full(
+        "a web address",
+        "queue.url",
+        "https://nats.example",
+        "must be nats://host:port or tls://host:port",
+    ),
     full("a prefix with a dot", "queue.prefix", "mail.relay", "should match"),
     full(
         "a role without a Secret",
@@ -298,7 +345,7 @@ REFUSED = [
         "a namespace as a label",
         "networkPolicy.clientNamespaces",
         ["team=shop"],
-        "should match",
+        "must be a name of a-z, 0-9 and -",
     ),
     minimal(
         "a label of the operator's",

@@ -26,19 +26,18 @@ def option(
     default: object = _SAME,
     description: str = "",
     max_length: int | None = None,
-    pattern: str | None = None,
 ) -> Any:  # noqa: ANN401 — as pydantic's Field: the value of any field
     """Return the field of the resource for the relay's option `key` (`rateLimits.maxPerHour`).
 
-    `description` and `default` replace the option's own where a cluster differs; `max_length` and
-    `pattern` are for texts and lists that have none at the relay (the API server wants to know
-    what a rule over them may cost). Raises KeyError when the relay has no such option.
+    `description` and `default` replace the option's own where a cluster differs; `max_length` is
+    for lists that have none at the relay (the API server wants to know what a rule over them may
+    cost). Raises KeyError when the relay has no such option.
     """
     found = OPTIONS[key].field
     value = found.default if default is _SAME else default
     if is_choice(found):
         value = as_choice(value)
-    bounds: dict[str, Any] = {"max_length": max_length, "pattern": pattern}
+    bounds: dict[str, Any] = {"max_length": max_length}
     for constraint in found.metadata:
         match constraint:
             case annotated_types.Ge(ge):
@@ -51,7 +50,7 @@ def option(
                 bounds["min_length"] = min_length
             case annotated_types.MaxLen(most) if max_length is None:
                 bounds["max_length"] = most
-            case _ if getattr(constraint, "pattern", None) and pattern is None:
+            case _ if getattr(constraint, "pattern", None):
                 bounds["pattern"] = constraint.pattern
     return Field(
         default=value,

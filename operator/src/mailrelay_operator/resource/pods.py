@@ -20,7 +20,8 @@ from mailrelay_operator.resource.schema import (
     Text,
 )
 
-Amounts = Annotated[dict[str, Quantity], Field(max_length=16)]
+# As many as rules over them may cost: processors, memory, ephemeral-storage, and one more.
+Amounts = Annotated[dict[str, Quantity], Field(max_length=4)]
 _OWN = "!k.startsWith('app.kubernetes.io/') && !k.startsWith('mailrelay.dev/')"
 _NOT_OURS = Rule(
     f"self.all(k, {_OWN})",

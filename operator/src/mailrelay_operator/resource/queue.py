@@ -8,7 +8,13 @@ from pydantic import Field
 
 from mailrelay_operator.resource.option import option
 from mailrelay_operator.resource.pods import Pods
-from mailrelay_operator.resource.schema import ObjectName, Quantity, Rule, Section
+from mailrelay_operator.resource.schema import (
+    ObjectName,
+    Quantity,
+    Rule,
+    Section,
+    Shape,
+)
 
 _GROWS = Rule(
     "!isQuantity(string(self)) || !isQuantity(string(oldSelf)) || "
@@ -28,6 +34,17 @@ _CLASS_STAYS = Rule(
     field=".className",
     reason="FieldValueForbidden",
 )
+
+
+Url = Annotated[
+    str,
+    Field(min_length=1, max_length=1024),
+    Shape(
+        r"^(nats|tls)://[^\s@]+$",
+        "must be nats://host:port or tls://host:port, several with commas; who the relay is says "
+        "credentials, and no user or password in here",
+    ),
+]
 
 
 class QueueStorage(Section):
@@ -114,7 +131,7 @@ class Queue(Section):
         ),
     )
 
-    url: Annotated[str, Field(max_length=1024, pattern=r"^(nats|tls)://[^\s@]+$")] | None = Field(
+    url: Url | None = Field(
         default=None,
         description="NATS with JetStream that is there already, such as "
         "`nats://nats.messaging.svc:4222`; several servers with commas. No user or password in it: "

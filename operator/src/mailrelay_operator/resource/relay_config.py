@@ -6,13 +6,17 @@ and no text is put together from it. No secret is in it; files are named, which 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
+from pydantic import ValidationError
+
+from mailrelay.config.model import RelayConfig
 from mailrelay_operator.resource import paths
 from mailrelay_operator.resource.option import option_values
 from mailrelay_operator.resource.quantity import amount
 from mailrelay_operator.resource.queue import Queue
-from mailrelay_operator.resource.relay import Relay
+from mailrelay_operator.resource.relay import Relay, ResourceError
 from mailrelay_operator.resource.routes import Route, SmartHost
 
 # Of a volume's size in percent. ext4 takes 2.5 % and keeps 5 % for root; the rest is for
@@ -26,9 +30,18 @@ _ALL: Final = {"IPv4": "0.0.0.0", "IPv6": "::"}  # noqa: S104
 def relay_config(relay: Relay) -> dict[str, Any]:
     """Return the content of config.json, with every option that the resource says anything about.
 
-    Valid for `mailrelay.config.model.RelayConfig` when the API server took the resource by the
-    definition of today. Pure.
+    Raises ResourceError, in the relay's own words, when the relay would not take it: not all that
+    it asks for is checked by the API server (one domain in two routes, say).
     """
+    config = _translated(relay)
+    try:
+        RelayConfig.model_validate(config)
+    except ValidationError as error:
+        raise ResourceError([_words(details) for details in error.errors()]) from None
+    return config
+
+
+def _translated(relay: Relay) -> dict[str, Any]:
     spec = relay.spec
     config: dict[str, Any] = {}
     for found, value in option_values(spec):
@@ -98,6 +111,13 @@ def _smart_host(host: SmartHost) -> dict[str, Any]:
         config["usernameFile"] = str(folder / paths.USERNAME_KEY)
         config["passwordFile"] = str(folder / paths.PASSWORD_KEY)
     return config
+
+
+def _words(details: Mapping[str, Any]) -> str:
+    """Say what the relay says, at the option that it says it of."""
+    text = str(details["msg"]).removeprefix("Value error, ")
+    path = ".".join(map(str, details["loc"]))
+    return f"{path}: {text}" if path else text
 
 
 def _put(config: dict[str, Any], path: tuple[str, ...], value: object) -> None:

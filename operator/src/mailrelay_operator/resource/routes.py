@@ -12,10 +12,11 @@ from mailrelay_operator.resource.schema import (
     Port,
     Rule,
     Section,
+    Shape,
 )
 
 MAX_ROUTES = 100
-MAX_DOMAINS = 256  # of one route
+MAX_DOMAINS = 200  # of one route; 20,000 in all: the API server reckons what rules over them cost
 MAX_SMART_HOSTS = 8  # of one route
 TAKEN_NAMES = ["capture", "named", "smarthost"]
 _PORT = 587  # message submission (RFC 6409)
@@ -23,23 +24,39 @@ _IMPLICIT_PORT = 465  # the same with TLS from the first octet (RFC 8314 section
 
 RouteName = Annotated[
     str,
-    Field(min_length=1, max_length=40, pattern=r"^[a-z][a-z0-9-]{0,39}$"),
+    Field(min_length=1, max_length=40),
+    Shape(
+        r"^[a-z][a-z0-9-]{0,39}$",
+        "must be at most 40 characters of a-z, 0-9 and -, the first one a letter",
+    ),
     Rule(
         f"!(self in {TAKEN_NAMES})",
         f"must be another name than {', '.join(TAKEN_NAMES)}: metrics mean something else by those",
     ),
 ]
 # A leading dot means the domains below. Lower case, so that the same one is not there twice.
+# What is wrong with its parts, the relay says: a longer pattern would cost too much here.
 RecipientDomain = Annotated[
     str,
-    Field(
-        min_length=1,
-        max_length=254,
-        pattern=r"^\.?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+    Field(min_length=1, max_length=254),
+    Shape(
+        r"^[.a-z0-9-]+$",
+        "must be a domain in lower case: example.org, or .example.org for all domains below it",
     ),
 ]
 # A name, or an address of IPv4 or IPv6.
-Host = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._:-]+$")]
+Host = Annotated[
+    str,
+    Field(min_length=1, max_length=253),
+    Shape(
+        r"^[A-Za-z0-9._:-]+$",
+        "must be a host name or an address; its port has a field of its own",
+    ),
+    Rule(
+        "self.indexOf(':') == self.lastIndexOf(':') ? !self.contains(':') : isIP(self)",
+        "must be a host name or an address, without a port: that has a field of its own",
+    ),
+]
 
 
 class SmartHost(Section):

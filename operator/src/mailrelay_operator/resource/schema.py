@@ -6,10 +6,12 @@ resource definition from them. What only the definition needs stands in `Annotat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from annotated_types import GroupedMetadata
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
 # Keys whose acronyms stay in capitals, as in Kubernetes' own fields.
@@ -27,6 +29,27 @@ class Rule:
     message: str
     field: str = ""  # below `self`: what the fault is shown at
     reason: Literal["", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape(GroupedMetadata):
+    """What a text must look like, and the words for one that does not.
+
+    A `pattern` of OpenAPI's would be shown as it is, which tells few people what to write. The
+    pattern has no single quote.
+    """
+
+    pattern: str
+    message: str
+
+    def __iter__(self) -> Iterator[object]:
+        """Yield what pydantic checks."""
+        yield from StringConstraints(pattern=self.pattern)
+
+    @property
+    def rule(self) -> Rule:
+        """What the API server checks."""
+        return Rule(f"self.matches(r'{self.pattern}')", self.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +99,25 @@ def _as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-# Lengths are those of Kubernetes: a name (RFC 1123 subdomain), a label (RFC 1123 label).
-_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
-_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-
+# Lengths and letters are those of Kubernetes: a subdomain and a label of RFC 1123.
 # The name of an object of the relay's own namespace.
-ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=_SUBDOMAIN)]
-LabelName = Annotated[str, Field(min_length=1, max_length=63, pattern=_LABEL)]
+ObjectName = Annotated[
+    str,
+    Field(min_length=1, max_length=253),
+    Shape(
+        r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+        "must be an object's name: a-z, 0-9, - and ., with a letter or digit at both ends of each "
+        "part",
+    ),
+]
+LabelName = Annotated[
+    str,
+    Field(min_length=1, max_length=63),
+    Shape(
+        r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        "must be a name of a-z, 0-9 and -, with a letter or digit at both ends",
+    ),
+]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Cidr = Annotated[
     str,

@@ -13,16 +13,33 @@ from mailrelay_operator.resource.monitor import Monitor
 from mailrelay_operator.resource.option import option
 from mailrelay_operator.resource.queue import Queue
 from mailrelay_operator.resource.routes import MAX_ROUTES, Route
-from mailrelay_operator.resource.schema import ListType, ObjectName, Rule, Section
+from mailrelay_operator.resource.schema import (
+    ListType,
+    ObjectName,
+    Rule,
+    Section,
+    Shape,
+)
 from mailrelay_operator.resource.security import Security
 from mailrelay_operator.resource.sender import Sender
 
 # A registry's host and port, path, tag and digest.
-Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9][\w.:/@-]*$")]
-_HOST_NAME = (
-    r"^$|^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)*$"
-)
-_MAX_HOST_NAME = 253  # RFC 1035 section 2.3.4, as text without the last dot
+Image = Annotated[
+    str,
+    Field(min_length=1, max_length=512),
+    Shape(
+        r"^[A-Za-z0-9][A-Za-z0-9_.:/@-]*$",
+        "must be an image such as registry.example.org/mail/sender:1.2",
+    ),
+]
+HostName = Annotated[
+    str,
+    Field(max_length=253),  # RFC 1035 section 2.3.4, as text without the last dot
+    Shape(
+        r"^$|^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)*$",
+        "must be a host name such as relay.example.org",
+    ),
+]
 
 
 class Images(Section):
@@ -68,14 +85,12 @@ class Spec(Section):
         description="Whether the volumes, with queued and failed mail, stay when the resource is "
         "deleted (Retain) or go with it (Delete).",
     )
-    host_name: str = option(
+    host_name: HostName = option(
         "hostName",
-        max_length=_MAX_HOST_NAME,
-        pattern=_HOST_NAME,
         description="The relay's own name in greetings and Received, and in the certificate that "
         "is made for it; empty: the Service's name in the cluster.",
     )
-    helo_name: str = option("heloName", max_length=_MAX_HOST_NAME, pattern=_HOST_NAME)
+    helo_name: HostName = option("heloName")
     images: Images = Field(default=Images(), description="Images of the pods.")
     image_pull_secrets: Annotated[
         tuple[PullSecret, ...], Field(max_length=16), ListType("map", ("name",))

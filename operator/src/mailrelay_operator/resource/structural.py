@@ -10,7 +10,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeGuard
 
 import annotated_types
 from pydantic import BaseModel
@@ -23,6 +23,7 @@ from mailrelay_operator.resource.schema import (
     Opaque,
     Rule,
     Section,
+    Shape,
 )
 
 Schema = dict[str, Any]
@@ -77,7 +78,7 @@ def _field(field: FieldInfo, *, defaults: bool) -> Schema:
 def _type(annotation: object, metadata: Iterable[object] = (), *, defaults: bool) -> Schema:
     """Return the schema of a type; `metadata` is what stood beside it in `Annotated`."""
     bare, found = _unwrapped(annotation, metadata)
-    rules = [each for each in found if isinstance(each, Rule)]
+    rules = [each.rule if isinstance(each, Shape) else each for each in found if _is_rule(each)]
     schema = _bare_type(bare, found, defaults=defaults)
     if "x-kubernetes-int-or-string" not in schema:  # lengths would be a string's alone
         for each in found:
@@ -88,6 +89,10 @@ def _type(annotation: object, metadata: Iterable[object] = (), *, defaults: bool
     if rules:
         schema["x-kubernetes-validations"] = rules_schema(rules)
     return schema
+
+
+def _is_rule(said: object) -> TypeGuard[Rule | Shape]:
+    return isinstance(said, Rule | Shape)
 
 
 def _unwrapped(annotation: object, metadata: Iterable[object]) -> tuple[Any, list[object]]:
@@ -140,6 +145,8 @@ def _constraint(bare: Any, said: object) -> Schema:  # noqa: ANN401 — a type
             return {f"max{lengths}": most}
         case annotated_types.Ge() | annotated_types.Gt() | annotated_types.Le():
             return _bound(bare, said)
+        case Shape():
+            return {}  # it is a rule
     pattern = getattr(said, "pattern", None)
     return {"pattern": pattern} if pattern else {}
 
