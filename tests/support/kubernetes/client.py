@@ -236,7 +236,8 @@ class Client:
     async def _wait_until_established(self, path: str) -> None:
         async def is_established() -> bool:
             definition = await self.request("GET", path)
-            conditions = definition.get("status", {}).get("conditions", [])
+            # At first there is no status, or one whose conditions are null.
+            conditions = definition.get("status", {}).get("conditions") or []
             if not {"Established"} <= {c["type"] for c in conditions if c["status"] == "True"}:
                 return False
             names, group = definition["spec"]["names"], definition["spec"]["group"]

@@ -112,7 +112,8 @@ KUBERNETES: Final = Module(
 ETCD: Final = Module("etcd", "go.etcd.io/etcd/server/v3", {"etcd": "go.etcd.io/etcd/server/v3"})
 MODULES: Final = (ETCD, KUBERNETES)
 
-CONTROL_PLANE: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+CONTROL_PLANE: Final = ("etcd", "kube-apiserver", "kube-controller-manager")
+_DEFAULT: Final = (*CONTROL_PLANE, "kubectl")
 
 
 def find_programs(names: Iterable[str], progress: Progress) -> dict[str, Path]:
@@ -334,7 +335,7 @@ def _say_nothing(_text: str) -> None:
 def main(names: Sequence[str]) -> int:
     """Print a path on each line of standard output; how it goes is told on standard error."""
     try:
-        found = find_programs(names or CONTROL_PLANE, _tell)
+        found = find_programs(names or _DEFAULT, _tell)
     except ProgramError as error:
         _tell(str(error))
         return 1
