@@ -86,8 +86,10 @@ def has_name(body: list[ast.stmt], names: list[str]) -> bool:
 
 def test_the_configuration_in_the_readme_can_be_used() -> None:
     readme = (ROOT / "README.md").read_text()
-    (text,) = re.findall(r"^```json\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
-    assert RelayConfig.model_validate(parse_config_text(text)).forward_smtp
+    whole, routes = re.findall(r"^```json\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    assert RelayConfig.model_validate(parse_config_text(whole)).forward_smtp
+    both = parse_config_text(whole) | parse_config_text(routes)
+    assert RelayConfig.model_validate(both).routes
 
 
 def test_the_queue_document_has_every_rule_once_and_says_how_far_it_is() -> None:

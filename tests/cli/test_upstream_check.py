@@ -144,4 +144,4 @@ async def test_a_server_that_turns_us_away_is_told_with_its_words(tmp_path: Path
 
 async def test_without_an_upstream_there_is_nothing_to_check(tmp_path: Path) -> None:
     code, lines = await check(tmp_path, 25, forwardHost="", forwardSMTP=False)
-    assert (code, lines) == (2, ["there is no upstream to check: set forwardHost"])
+    assert (code, lines) == (2, ["there is no upstream to check: set forwardHost, or routes"])

@@ -24,7 +24,7 @@ from tests.crash.table import bad_cells, summary, table
 from tests.crash.walks import WALKS, Walk
 
 # Relays of each kind that run beside each other; most walks need the first kind.
-RIGS = {"forward": 3, "expire": 1, "slow": 1, "capture": 1, "limited": 1}
+RIGS = {"forward": 3, "expire": 1, "slow": 1, "capture": 1, "limited": 1, "routes": 1}
 OTHERS = ("nats", "supervisor")
 # Steps that no walk passes, each with the reason.
 NOT_WALKED: dict[str, str] = {

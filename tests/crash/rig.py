@@ -81,7 +81,10 @@ class Rig:
 
     async def start(self) -> None:
         """Start the relay; the upstream is there."""
-        forwarding = forwarding_to(self.upstream.port) if self._forwards else {}
+        port = self.upstream.port
+        forwarding = forwarding_to(port) if self._forwards else {}
+        if self.name == "routes":
+            forwarding |= {"routes": _routes(port)}
         self.relay = Relay(self.folder, relay_config(**(forwarding | self._changes)))
         self.relay.environ = self.arming.environ
         await self.relay.start()
@@ -287,6 +290,7 @@ KINDS: dict[str, tuple[dict[str, Any], bool]] = {
         True,
     ),
     "capture": (_COMMON | {"retry": QUICK}, False),
+    "routes": (_COMMON | {"retry": QUICK}, True),
     "limited": (
         _COMMON
         | {"retry": QUICK}
@@ -301,6 +305,19 @@ KINDS: dict[str, tuple[dict[str, Any], bool]] = {
         True,
     ),
 }
+
+
+def _routes(port: int) -> list[dict[str, Any]]:
+    """Two routes besides that of all others, each by a name of its own to the one upstream.
+
+    The first smart host of one of them is down for good.
+    """
+    host = {"host": "127.0.0.1", "tls": "opportunistic"}
+    down, there = host | {"port": 1}, host | {"port": port}
+    return [
+        {"name": "b", "recipientDomains": ["b.test"], "smartHosts": [there]},
+        {"name": "c", "recipientDomains": ["c.test"], "smartHosts": [down, there]},
+    ]
 
 
 @contextlib.asynccontextmanager

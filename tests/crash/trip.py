@@ -69,8 +69,15 @@ def is_to_be_sent(address: str) -> bool:
 
 
 def letter(ledger_id: str, kinds: Sequence[str], size: int) -> Letter:
-    """Write a letter of about `size` octets to a recipient of each kind."""
-    recipients = tuple(f"{kind}.{n}.{ledger_id}@load.test" for n, kind in enumerate(kinds))
+    """Write a letter of about `size` octets to a recipient of each kind.
+
+    A kind may name the recipient's domain behind an `@`.
+    """
+    parts = [kind.partition("@") for kind in kinds]
+    recipients = tuple(
+        f"{kind}.{n}.{ledger_id}@{domain or 'load.test'}"
+        for n, (kind, _, domain) in enumerate(parts)
+    )
     head = (
         f"From: <{SENDER}>\r\nSubject: {ledger_id}\r\nDate: Mon, 01 Jan 2024 00:00:00 +0000\r\n"
         f"Message-ID: <{ledger_id}@load.test>\r\n{LEDGER_HEADER}: {ledger_id}\r\n\r\n"

@@ -48,6 +48,11 @@ async def _half_deferred(trip: Trip) -> None:
     await trip.submit("ok", "later1", "ok", "later1")
 
 
+async def _three_routes(trip: Trip) -> None:
+    """A job that is divided by route, with content that none of the parts copies."""
+    await trip.submit("ok", "later1@b.test", "ok@b.test", "ok@c.test", size=_LARGE)
+
+
 async def _expired(trip: Trip) -> None:
     await trip.submit("never", "never")
 
@@ -220,6 +225,7 @@ WALKS = (
     Walk("100 KB to 21", "forward", _large_copies),
     Walk("100 KB, half deferred", "forward", _large_rest, single_job=True),
     Walk("100 KB, failed, resent", "forward", _large_failed),
+    Walk("100 KB by three routes", "routes", _three_routes),
     Walk("group of 32", "forward", _group),
     Walk("unreadable record", "forward", _unreadable),
     Walk("captured", "capture", _captured),

@@ -21,6 +21,7 @@ from mailrelay_sender import connection as connection_module
 from mailrelay_sender.attempt import AttemptResult, attempt
 from mailrelay_sender.connection import ConnectionPool, UpstreamSettings, Verdicts
 from mailrelay_sender.named_hops import MAX_POOLS, NamedHops
+from mailrelay_sender.plan import Hosts
 from mailrelay_sender.route import NamedHop, SmartHost
 from tests.lib.jobs import make_job
 from tests.support.certificates import Certificates, make_certificates
@@ -94,7 +95,7 @@ async def inline(job: Job) -> AsyncIterator[bytes]:
 async def try_once(
     job: Job, pool: ConnectionPool, limit_seconds: float = LIMIT_SECONDS
 ) -> AttemptResult:
-    result = await attempt(job, pool, "up:1", inline, limit_seconds)
+    result = await attempt(job, Hosts((pool,)), inline, limit_seconds)
     assert sorted(o.recipient for o in result.outcomes) == [r.number for r in job.recipients]
     assert result.fault is None, result.fault
     return result
@@ -475,7 +476,7 @@ async def test_content_that_cannot_be_read_bothers_no_server(
             raise BodyUnreadableError("chunk 0 is gone")
         yield b""
 
-    result = await attempt(make_job(2), pool, "up:1", unreadable, LIMIT_SECONDS)
+    result = await attempt(make_job(2), Hosts((pool,)), unreadable, LIMIT_SECONDS)
     assert dispositions(result) == [DEFERRED] * 2
     assert "chunk 0 is gone" in result.outcomes[0].reply.text
     assert upstream.connections == 0
@@ -488,7 +489,7 @@ async def test_content_that_breaks_off_is_never_taken(
         yield b"Subject: x\r\n\r\nfirst\r\n"
         raise BodyUnreadableError("chunk 1 is gone")
 
-    result = await attempt(make_job(2), pool, "up:1", half, LIMIT_SECONDS)
+    result = await attempt(make_job(2), Hosts((pool,)), half, LIMIT_SECONDS)
     assert dispositions(result) == [DEFERRED] * 2
     await upstream.wait_until(lambda: upstream.open_connections == 0, 5, "it was dropped")
     assert upstream.received_count == 0
@@ -501,7 +502,7 @@ async def test_a_fault_of_our_own_is_temporary_and_told(
         yield b"Subject: x\r\n\r\n"
         raise ZeroDivisionError("a bug")
 
-    result = await attempt(make_job(1), pool, "up:1", broken, LIMIT_SECONDS)
+    result = await attempt(make_job(1), Hosts((pool,)), broken, LIMIT_SECONDS)
     assert isinstance(result.fault, ZeroDivisionError)
     assert dispositions(result) == [DEFERRED]
     await upstream.wait_until(lambda: upstream.open_connections == 0, 5, "it was dropped")
@@ -511,7 +512,7 @@ async def test_an_address_with_a_control_character_is_a_fault_and_leaves_no_conn
     upstream: ScriptedUpstream, pool: ConnectionPool
 ) -> None:
     job = make_job(1, reverse_path="a@b.test>\r\nRCPT TO:<x@y.test")
-    result = await attempt(job, pool, "up:1", inline, LIMIT_SECONDS)
+    result = await attempt(job, Hosts((pool,)), inline, LIMIT_SECONDS)
     assert dispositions(result) == [DEFERRED]
     assert upstream.transactions == 0
     await upstream.wait_until(lambda: upstream.open_connections == 0, 5, "it was dropped")
@@ -522,7 +523,9 @@ async def test_a_job_that_another_may_have_by_now_is_let_go_of_before_its_first_
 ) -> None:
     sent = await try_once(make_job(1), pool)
     assert not sent.is_let_go
-    result = await attempt(make_job(2), pool, "up:1", inline, LIMIT_SECONDS, is_ours=lambda: False)
+    result = await attempt(
+        make_job(2), Hosts((pool,)), inline, LIMIT_SECONDS, is_ours=lambda: False
+    )
     assert (result.is_let_go, result.outcomes, result.fault) == (True, [], None)
     await upstream.wait_until(lambda: upstream.open_connections == 0, 5, "it was dropped")
     assert upstream.received_count == 1
@@ -554,7 +557,7 @@ async def test_a_large_body_is_streamed_with_bounded_memory(tmp_path: Path) -> N
         size = chunks * len(chunk)
         async with pool_to(upstream) as pool:
             job = make_job(1, body=Body(chunks, size, ""))
-            result = await attempt(job, pool, "up:1", pieces, 30)
+            result = await attempt(job, Hosts((pool,)), pieces, 30)
             assert dispositions(result) == [SENT]
         assert size > 20_000_000
         assert max(held) - before < 20 * 1024 * 1024

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from mailrelay.config.defaults import CONTAINER, DEVELOPMENT
 from mailrelay.config.load import Option, options
 from mailrelay.config.model import RelayConfig
-from mailrelay.config.words import allowed, plain
+from mailrelay.config.words import allowed, plain, section_type
 from tools.reference.markdown import code, table
 
 _INTRODUCTION = """\
@@ -24,7 +24,8 @@ and where it came from, or says what is wrong; `mailrelay config schema` prints 
 
 `mailrelay run --set KEY=VALUE` goes before the environment variable, that before the file, the file
 before the default. In a variable and behind `--set` a list is written with commas. A secret is not
-taken from the command line.
+taken from the command line. A list of objects has its place in the file alone; the keys of its
+objects have tables of their own.
 
 Without `--config` the development defaults hold: the default in brackets where one is given. In a
 container others differ, with a file or without: see the end of this page.
@@ -48,6 +49,9 @@ the token when they are missing and nobody named others.
 _CONTAINER_HEAD = ("Key", "Default", "In a container", "Not when this is set")
 # Each breaks one rule that concerns more than one option; the text is the relay's own.
 _OPEN: dict[str, Any] = {"security": {"requireAuth": False}}
+_HOST: dict[str, Any] = {"host": "mx.example"}
+_REST: dict[str, Any] = {"name": "a", "smartHosts": [_HOST]}
+_EXAMPLE: dict[str, Any] = _REST | {"recipientDomains": ["example.org"]}
 _BROKEN: tuple[dict[str, Any], ...] = (
     {},
     _OPEN | {"forwardSMTP": True},
@@ -62,6 +66,13 @@ _BROKEN: tuple[dict[str, Any], ...] = (
     {"security": {"requireAuth": False, "allowLocalOnly": False, "allowedNetworks": ["::/0"]}},
     _OPEN | {"security": {"requireAuth": False, "trustLoopback": False}},
     {"security": {"requireAuth": False, "allowLocalOnly": False, "trustLoopback": False}},
+    _OPEN | {"routes": [_REST | {"recipientDomains": []}]},
+    _OPEN | {"routes": [_REST, _REST]},
+    _OPEN | {"routes": [_REST, _REST | {"name": "b"}]},
+    _OPEN | {"routes": [_EXAMPLE, _EXAMPLE | {"name": "b"}]},
+    _OPEN | {"forwardSMTP": True, "forwardHost": "mx.example", "routes": [_REST]},
+    _OPEN | {"routes": [{"name": "a", "smartHosts": [_HOST, _HOST]}]},
+    _OPEN | {"routes": [{"name": "a", "smartHosts": [_HOST | {"username": "user"}]}]},
 )
 
 
@@ -75,6 +86,8 @@ def config_page() -> str:
     for name, found in sections.items():
         title = code(name) if name else "Top level"
         parts.append(f"## {title}\n\n{_about(name)}" + table(head, map(_row, found)))
+        for option in found:
+            parts += _objects(f"{option.key}[]", section_type(option.field))
     rules = ((code(json.dumps(broken)), _fault(broken)) for broken in _BROKEN)
     parts.append(
         "## Rules across options\n\nEach of these files is refused, with these words:\n\n"
@@ -82,6 +95,26 @@ def config_page() -> str:
     )
     parts.append(_IN_A_CONTAINER + table(_CONTAINER_HEAD, _container_rows()))
     return "\n".join(parts)
+
+
+def _objects(key: str, section: type[BaseModel] | None) -> Iterator[str]:
+    """Yield a table for the objects of a list, and for those of the lists in them."""
+    if section is None:
+        return
+    fields = section.model_fields.values()
+    rows = (
+        (
+            code(str(field.alias)),
+            allowed(field) + (", secret" if field.annotation is SecretStr else ""),
+            "must be set" if field.is_required() else _shown(field.default),
+            field.description or "",
+        )
+        for field in fields
+    )
+    about = (section.__doc__ or "").strip()
+    yield f"### {code(key)}\n\n{about}\n\n" + table(("Key", "Value", "Default", "Meaning"), rows)
+    for field in fields:
+        yield from _objects(f"{key}.{field.alias}[]", section_type(field))
 
 
 def _container_rows() -> list[tuple[str, ...]]:
@@ -117,7 +150,7 @@ def _row(option: Option) -> tuple[str, ...]:
         allowed(option.field) + (", secret" if option.is_secret else ""),
         default,
         option.field.description or "",
-        code(option.variable),
+        "no, only the file" if option.is_sections else code(option.variable),
         "live" if option.is_reloadable else "restart",
     )
 

@@ -28,7 +28,7 @@ _SENDER = """
 From `mailrelay_sender.classify`. Those that begin with 4 mean another attempt, except that a resend
 has only one.
 """
-_SAMPLES = {"seconds": 300.0}
+_SAMPLES = {"seconds": 300.0, "replies": Reply(451, "4.4.1", "<the reason of each smart host>")}
 
 
 def reply_page() -> str:

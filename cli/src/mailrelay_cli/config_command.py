@@ -39,7 +39,7 @@ def explained(loaded: Loaded) -> list[dict[str, Any]]:
             "is_default": loaded.sources[option.key] == DEFAULT,
             "default": plain(option.field.default),
             "allowed": allowed(option.field),
-            "variable": option.variable,
+            "variable": None if option.is_sections else option.variable,
             "secret": option.is_secret,
             "reloadable": option.is_reloadable,
         }

@@ -23,6 +23,7 @@ from mailrelay.config.live import LiveConfig
 from mailrelay.config.load import load_with_sources
 from mailrelay.config.load import options as config_options
 from mailrelay.config.model import RelayConfig
+from mailrelay.config.smart_hosts import configured_routes
 from mailrelay.readiness import reachable
 from mailrelay.runtime.certificate import CertificateFacts
 from mailrelay.runtime.lifecycle import EXIT_OK, end_tasks
@@ -81,6 +82,10 @@ async def _run(prepared: Prepared) -> int:
     return code
 
 
+_CAPTURED = "nobody: it is captured (forwardSMTP is false)"
+_FOLLOWS = ("processingTimeout", "forwardSMTP", "forwardHost", "forwardPort", "routes")
+
+
 class _Relay:
     """One run: what is started how, and what is told of it."""
 
@@ -96,7 +101,7 @@ class _Relay:
             log=logger_into(log_file),
             quiet=True,
         )
-        self._live.uses(self._use, "processingTimeout", "forwardSMTP", "forwardHost", "forwardPort")
+        self._live.uses(self._use, *_FOLLOWS)
         self._live.uses(self._hand_on, *(option.key for option in config_options()))
         self._folder = prepared.folder
         self._log_file = log_file
@@ -185,7 +190,7 @@ class _Relay:
             "relay.ready",
             smtp=self._running.smtp,
             http=self._running.http,
-            mail_goes_to=upstream or "nobody: it is captured (forwardSMTP is false)",
+            mail_goes_to=upstream or _CAPTURED,
             data=str(self._folder.path),
             **_certificate_fields(self._prepared.certificate),
             **_secrets_fields(secrets),
@@ -197,7 +202,7 @@ class _Relay:
             f"  send mail to  {', '.join(self._running.smtp)} (SMTP)",
             *self._tls_lines(),
             f"  look at       {self._running.http or 'nothing: enableHealthCheck is false'}",
-            "  mail goes to  " + (upstream or "nobody: it is captured (forwardSMTP is false)"),
+            "  mail goes to  " + (upstream or _CAPTURED),
             f"  data          {self._folder.path}",
             f"  log           {self._folder.log_file}",
             *(f"  {key:<13} {value}" for key, value in _secrets_fields(secrets).items()),
@@ -285,7 +290,16 @@ def _read_config(options: RunOptions) -> RelayConfig:
 
 
 def _upstream(config: RelayConfig) -> str | None:
-    return f"{config.forward_host}:{config.forward_port}" if config.forward_smtp else None
+    """Say where mail goes in a few words; None: nowhere."""
+    found = configured_routes(config)
+    named = [f"{route.name} ({', '.join(h.next_hop for h in route.hosts)})" for route in found]
+    if not found:
+        return None
+    if len(found) == 1 and found[0].domains is None and len(found[0].hosts) == 1:
+        return found[0].hosts[0].next_hop
+    if all(route.domains is not None for route in found):
+        named.append("all other mail is captured")
+    return ", ".join(named)
 
 
 def _http_address(sockets: list[socket.socket]) -> str:

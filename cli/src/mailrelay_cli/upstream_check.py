@@ -1,4 +1,4 @@
-"""`mailrelay upstream check`: what keeps mail from the upstream, one step after the other.
+"""`mailrelay upstream check`: what keeps mail from each upstream, one step after the other.
 
 DNS, connection, greeting, TLS, EHLO, AUTH, as a sender does them and by the same options; then
 QUIT. No MAIL is said, so nothing is sent. By the standard library's client, not the sender's: a
@@ -16,6 +16,12 @@ from collections.abc import Callable
 from typing import Any
 
 from mailrelay.config.model import RelayConfig
+from mailrelay.config.smart_hosts import (
+    ConfiguredHost,
+    configured_routes,
+    credentials,
+    forward_host,
+)
 from mailrelay.config.tls import certificate_words, upstream_context
 from mailrelay.runtime.lifecycle import EXIT_FAILED, EXIT_OK
 from mailrelay_cli.errors import BadInputError
@@ -43,13 +49,26 @@ class _Smtp(smtplib.SMTP):
 
 
 def check_upstream(config: RelayConfig, say: Say) -> int:
-    """Try each step and tell it; the exit code. Raises BadInputError."""
-    if not config.forward_host:
-        raise BadInputError("there is no upstream to check: set forwardHost")
-    if not config.forward_smtp:
+    """Try each step at each smart host and tell it; the exit code. Raises BadInputError."""
+    routes = configured_routes(config)
+    if not routes and not config.forward_host:
+        raise BadInputError("there is no upstream to check: set forwardHost, or routes")
+    if not routes:
         say("note   forwardSMTP is false: the relay captures mail and does not use this upstream")
+        return _checked(config, forward_host(config), say)
+    has_names = len(routes) > 1 or len(routes[0].hosts) > 1 or bool(config.routes)
+    codes = []
+    for route in routes:
+        for host in route.hosts:
+            if has_names:
+                say(f"route  {route.name}: {host.next_hop}")
+            codes.append(_checked(config, host, say))
+    return max(codes)
+
+
+def _checked(config: RelayConfig, host: ConfiguredHost, say: Say) -> int:
     try:
-        _Check(config, say).run()
+        _Check(config, host, say).run()
     except _FailedError as error:
         say(str(error))
         return EXIT_FAILED
@@ -57,12 +76,14 @@ def check_upstream(config: RelayConfig, say: Say) -> int:
 
 
 class _Check:
-    def __init__(self, config: RelayConfig, say: Say) -> None:
-        self._config = config
+    def __init__(self, config: RelayConfig, host: ConfiguredHost, say: Say) -> None:
+        self._options = host
         self._say = say
-        self._host, self._port = config.forward_host, config.forward_port
+        self._host, self._port = host.section.host, host.section.port
+        self._is_implicit = host.section.tls == "implicit"
         self._name = config.helo_name or config.host_name or socket.getfqdn()
-        self._context = upstream_context(config)
+        self._context = upstream_context(host)
+        self._username, self._password = credentials(host)
         self._is_tls = False
         self._address = ""
 
@@ -73,7 +94,7 @@ class _Check:
         client = self._greeting(plain)
         try:
             self._ehlo(client)
-            if not self._config.forward_ssl:
+            if not self._is_implicit:
                 self._starttls(client)
             self._auth(client)
         finally:
@@ -92,7 +113,7 @@ class _Check:
         try:
             found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            words = f"{self._host} has no address: {error} (forwardHost)"
+            words = f"{self._host} has no address: {error} ({self._options.option('host')})"
             raise self._fail("DNS", words) from error
         self._ok("DNS", f"{self._host} is {', '.join(dict.fromkeys(str(a[4][0]) for a in found))}")
         return list(found)
@@ -111,17 +132,19 @@ class _Check:
             self._address = str(address[0])
             self._ok("connection", f"{address[0]} port {address[1]}")
             return made
-        raise self._fail("connection", f"{'; '.join(faults)} (forwardHost, forwardPort)")
+        options = f"{self._options.option('host')}, {self._options.option('port')}"
+        raise self._fail("connection", f"{'; '.join(faults)} ({options})")
 
     def _greeting(self, plain: socket.socket) -> _Smtp:
-        if self._config.forward_ssl:
+        if self._is_implicit:
             plain = self._wrapped(plain)
         client = _Smtp(plain, self._name)
         try:
             code, text = client.connect(self._host, self._port)
         except (smtplib.SMTPException, OSError) as error:
             plain.close()
-            hint = "" if self._config.forward_ssl else "; is this a port for TLS (forwardSSL)?"
+            option = self._options.option("tls")
+            hint = "" if self._is_implicit else f"; is this a port for TLS ({option})?"
             words = f"no SMTP greeting: {_why(error)}{hint}"
             raise self._fail("greeting", words) from error
         if code != 220:  # noqa: PLR2004 — RFC 5321 section 4.3.2
@@ -141,6 +164,10 @@ class _Check:
         self._ok("EHLO", f"as {self._name}; offers {offered}")
 
     def _starttls(self, client: _Smtp) -> None:
+        if not client.has_extn("starttls") and self._options.section.tls == "starttls":
+            words = "the server does not offer STARTTLS"
+            option = self._options.option("tls")
+            raise self._fail("TLS", f"{words} ({option}: opportunistic goes on without)")
         if not client.has_extn("starttls"):
             self._say("none   TLS: the server does not offer STARTTLS; mail goes in the clear")
             return
@@ -160,18 +187,20 @@ class _Check:
             secure = self._context.wrap_socket(plain, server_hostname=self._host)
         except ssl.SSLCertVerificationError as error:
             plain.close()
-            raise self._fail("TLS", certificate_words(error, self._host)) from error
+            words = certificate_words(error, self._host, self._options)
+            raise self._fail("TLS", words) from error
         except (ssl.SSLError, OSError) as error:
             plain.close()
             words = f"{getattr(error, 'reason', None) or error}"
-            hint = "; is this a port for STARTTLS (forwardSSL: false)?"
-            words += hint if self._config.forward_ssl else ""
+            if self._is_implicit:
+                words += f"; is this a port for STARTTLS ({self._options.option('tls')})?"
             raise self._fail("TLS", words) from error
         self._is_tls = True
         cipher = secure.cipher()
         kind = f"{cipher[1]} with {cipher[0]}" if cipher else "TLS"
-        if not self._config.forward_verify_tls:
-            self._say(f"ok     TLS: {kind}; certificate NOT verified (forwardVerifyTLS is false)")
+        if not self._options.section.verify_tls:
+            option = self._options.option("verifyTLS")
+            self._say(f"ok     TLS: {kind}; certificate NOT verified ({option} is false)")
             return secure
         certificate = secure.getpeercert() or {}
         self._ok("TLS", f"{kind}; {_told(certificate)}")
@@ -183,9 +212,9 @@ class _Check:
         return secure
 
     def _auth(self, client: _Smtp) -> None:
-        user = self._config.forward_username
+        user, option = self._username, self._options.option("username")
         if not user:
-            self._say("none   AUTH: forwardUsername is not set")
+            self._say(f"none   AUTH: {option} is not set")
             return
         if (
             not self._is_tls
@@ -194,12 +223,10 @@ class _Check:
             words = "the server offers no TLS, and a password is never sent in the clear"
             raise self._fail("AUTH", words)
         try:
-            code, text = client.login(user, self._config.forward_password.get_secret_value())
+            code, text = client.login(user, self._password)
         except smtplib.SMTPAuthenticationError as error:
             words = f"{error.smtp_code} {_text(error.smtp_error)}"
-            raise self._fail(
-                "AUTH", f"{words} (forwardUsername is {user}; or the password)"
-            ) from error
+            raise self._fail("AUTH", f"{words} ({option} is {user}; or the password)") from error
         except (smtplib.SMTPException, OSError) as error:
             raise self._fail("AUTH", f"{_why(error)}") from error
         self._ok("AUTH", f"as {user}: {code} {_text(text)}")

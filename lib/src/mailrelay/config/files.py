@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mailrelay.config.load import ConfigError, Loaded
 from mailrelay.config.model import RelayConfig
+from mailrelay.config.smart_hosts import configured_hosts, credentials
 from mailrelay.config.tls import upstream_context
 from mailrelay.config.token import read_token
 from mailrelay.config.users import common_names, read_users
@@ -16,16 +19,19 @@ def check_files(loaded: Loaded) -> None:
     """Raise ConfigError, one line for each file that cannot be used, with the option's source."""
     config = loaded.config
     faults = file_faults(config)
-    for check in (
-        lambda: upstream_context(config),
-        lambda: read_token(config.http.token_file),
-    ):
+    checks: list[Callable[[], object]] = []
+    for host in configured_hosts(config):
+        checks += [partial(upstream_context, host), partial(credentials, host)]
+    checks.append(lambda: read_token(config.http.token_file))
+    for check in checks:
         try:
             check()
         except ConfigError as error:
             faults += error.faults
     if faults:
-        sources = (loaded.sources.get(fault.partition(":")[0], "") for fault in faults)
+        # `routes[0].smartHosts[0].caFile` is of the option `routes`.
+        keys = (fault.partition(":")[0].partition("[")[0] for fault in faults)
+        sources = (loaded.sources.get(key, "") for key in keys)
         raise ConfigError(
             [
                 f"{source}: {fault}" if source else fault

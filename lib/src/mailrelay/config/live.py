@@ -201,7 +201,7 @@ class LiveConfig:
 
 
 def _change(option: Option, old: RelayConfig, new: RelayConfig) -> dict[str, Any]:
-    if option.is_secret:
+    if option.is_secret or option.is_sections:  # too much for a line
         return {"key": option.key}
     return {
         "key": option.key,

@@ -19,8 +19,9 @@ from pydantic.fields import FieldInfo
 
 from mailrelay.config.defaults import Differing, differing, is_container
 from mailrelay.config.model import RelayConfig
+from mailrelay.config.nested import has_type, nested_fault, outer_faults, wrong_types
 from mailrelay.config.text import ConfigTextError, parse_config_text
-from mailrelay.config.words import allowed, item_type, shown
+from mailrelay.config.words import allowed, item_type, section_type, shown
 
 COMMAND_LINE = "command line"
 DEFAULT = "default"
@@ -54,6 +55,11 @@ class Option:
     def is_secret(self) -> bool:
         """Whether the value must not be shown."""
         return self.field.annotation is SecretStr
+
+    @property
+    def is_sections(self) -> bool:
+        """Whether it is a list of objects, which only the file can hold."""
+        return section_type(self.field) is not None
 
     @property
     def is_reloadable(self) -> bool:
@@ -129,14 +135,7 @@ def load_with_sources(
             texts.append((found, COMMAND_LINE, override.partition("=")[2]))
         else:
             faults.append(f"{COMMAND_LINE}: {found}")
-    for option, source, text in texts:
-        try:
-            value = _value_of_text(option, text)
-        except ValidationError:
-            faults.append(f"{source}: {_words(option, text)}")
-            continue
-        sources[option.key] = source
-        _put(merged, option.path, value)
+    faults += _take_texts(texts, merged, sources, path)
     if place is not None:
         _put_below(merged, place, sources)
     try:
@@ -144,13 +143,41 @@ def load_with_sources(
     except ValidationError as error:
         faults += [
             _fault(details, where, sources)
-            for details in error.errors()
+            for details in outer_faults(error.errors())
             # With values taken out, what contradicts what is anybody's guess.
             if not faults or details["type"] != "value_error"
         ]
     if faults:
         raise ConfigError(faults)
     return Loaded(config, {option.key: sources.get(option.key, DEFAULT) for option in options()})
+
+
+def _take_texts(
+    texts: Sequence[tuple[Option, str, str]],
+    merged: dict[str, Any],
+    sources: dict[str, str],
+    path: Path | None,
+) -> Iterator[str]:
+    """Put values that are written as plain text, and yield what is wrong with them."""
+    for option, source, text in texts:
+        if option.is_sections:
+            yield f"{source}: {_file_only(option, path)}"
+            continue
+        try:
+            value = _value_of_text(option, text)
+        except ValidationError:
+            yield f"{source}: {_words(option, text)}"
+            continue
+        sources[option.key] = source
+        _put(merged, option.path, value)
+
+
+def _file_only(option: Option, path: Path | None) -> str:
+    where = str(path) if path is not None else "a configuration file (--config FILE)"
+    return (
+        f"{option.key} is a list of objects, which neither a variable nor --set can hold; "
+        f"set it in {where}"
+    )
 
 
 def _put_below(merged: dict[str, Any], place: Differing, sources: dict[str, str]) -> None:
@@ -194,7 +221,13 @@ def _take_out_wrong_types(found: dict[str, Any]) -> list[str]:
             faults.append(f"{section}: must be an object, is {shown(value)}")
     for option in options():
         present, value = _get(found, option.path)
-        if present and not _has_type(option, value):
+        inner = section_type(option.field)
+        if present and inner is not None:
+            wrong = list(wrong_types(option.key, inner, value))
+            if wrong:
+                faults += wrong
+                _take_out(found, option.path)
+        elif present and not has_type(option.field, value):
             faults.append(_words(option, value))
             _take_out(found, option.path)
     return faults
@@ -227,20 +260,12 @@ def _value_of_text(option: Option, text: str) -> Any:  # noqa: ANN401 — any op
     return adapter.validate_python([part for part in re.split(r"[,\s]+", text) if part])
 
 
-def _has_type(option: Option, value: object) -> bool:
-    wanted = option.field.annotation
-    if wanted is bool:
-        return isinstance(value, bool)
-    if wanted is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if wanted is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if item_type(option.field) is not None:
-        return isinstance(value, list) and all(isinstance(part, str) for part in value)
-    return isinstance(value, str) or (value is None and option.field.default is None)
-
-
 def _fault(details: Mapping[str, Any], where: str, sources: Mapping[str, str]) -> str:
+    for option in options():
+        section = section_type(option.field)
+        if section is not None and details["loc"][: len(option.path)] == option.path:
+            source = sources.get(option.key, where)
+            return f"{source}: {nested_fault(option.key, option.field, section, details)}"
     path = tuple(part for part in details["loc"] if isinstance(part, str))
     key = ".".join(path)
     if details["type"] == "extra_forbidden":

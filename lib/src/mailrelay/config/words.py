@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import annotated_types
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 _SHOWN = 60  # characters of a wrong value that are repeated
@@ -37,6 +37,12 @@ def item_type(field: FieldInfo) -> object:
     return typing.get_args(found)[0] if typing.get_origin(found) is tuple else None
 
 
+def section_type(field: FieldInfo) -> type[BaseModel] | None:
+    """Return what the items of a list of objects are; None for a field that is no such list."""
+    found = item_type(field)
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+
+
 def allowed(field: FieldInfo) -> str:
     """Say what a field's value may be, its range included: `a whole number from 1 to 65535`."""
     found = plain_type(field)
@@ -46,7 +52,8 @@ def allowed(field: FieldInfo) -> str:
         return " or ".join(json.dumps(value) for value in typing.get_args(found))
     items = item_type(field)
     if items is not None:
-        return "a list of strings" + "".join(_length(field.metadata))
+        kind = "objects" if section_type(field) is not None else "strings"
+        return f"a list of {kind}" + "".join(_length(field.metadata))
     return _NOUNS[found] + _range(field.metadata)
 
 
@@ -72,11 +79,12 @@ def _range(constraints: Iterable[Any]) -> str:
 
 
 def _length(constraints: Iterable[Any]) -> Iterable[str]:
-    return (
-        f", {constraint.min_length} or more"
-        for constraint in constraints
-        if isinstance(constraint, annotated_types.MinLen)
-    )
+    for constraint in constraints:
+        match constraint:
+            case annotated_types.MinLen(least):
+                yield f", {least} or more"
+            case annotated_types.MaxLen(most):
+                yield f", at most {most}"
 
 
 def shown(value: object, *, secret: bool = False) -> str:
@@ -88,11 +96,20 @@ def shown(value: object, *, secret: bool = False) -> str:
 
 
 def plain(value: object) -> Any:  # noqa: ANN401 — JSON
-    """Return a value of the model as JSON knows it; a secret that is set as asterisks."""
+    """Return a value of the model as JSON knows it; a secret that is set as asterisks.
+
+    Of an object in a list only what is not as by default.
+    """
     if isinstance(value, SecretStr):
         return "********" if value.get_secret_value() else ""
     if isinstance(value, tuple):
         return [plain(part) for part in value]
+    if isinstance(value, BaseModel):
+        return {
+            str(field.alias): plain(getattr(value, name))
+            for name, field in type(value).model_fields.items()
+            if field.is_required() or getattr(value, name) != field.default
+        }
     if isinstance(value, Path):
         return str(value)
     return value

@@ -80,6 +80,27 @@ def domain_of(address: str) -> str:
     return address.rpartition("@")[2] if "@" in address else ""
 
 
+def domain_key(domain: str) -> str:
+    """Return the key under which two spellings are the same domain, A-labels and U-labels too.
+
+    What is no name that IDNA knows (an address literal, an odd character) only folds its case.
+    """
+    if domain.isascii():
+        return domain.lower()
+    try:
+        return domain.encode("idna").decode().lower()
+    except UnicodeError:
+        return domain.lower()
+
+
+def is_domain(text: str) -> bool:
+    """Tell whether `text` is a domain or an address literal, as a forward path has it."""
+    if text.startswith("["):
+        return text.endswith("]") and _is_address_literal(text)
+    is_short = len(text.encode("utf-8", "surrogateescape")) <= MAX_DOMAIN_OCTETS
+    return is_short and _DOMAIN.fullmatch(text) is not None
+
+
 def _parse_unusual_path(text: str, *, smtputf8: bool) -> Path:
     if not text.startswith("<"):
         raise AddressError(AddressFault.SYNTAX)

@@ -25,7 +25,7 @@ def parse_next_hop(text: str) -> tuple[str, int]:
         host, _, port = host.partition(":")
         if not port:
             raise ValueError(_words(text))
-    if not (_is_address(host, 4) or _is_address(host, 6) or _is_name(host)):
+    if not is_host(host):
         raise ValueError(_words(text))
     if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= _MAX_PORT):
         raise ValueError(_words(text))
@@ -35,6 +35,11 @@ def parse_next_hop(text: str) -> tuple[str, int]:
 def format_next_hop(host: str, port: int) -> str:
     """Return `host:port`, as `parse_next_hop` reads it."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_host(text: str) -> bool:
+    """Tell whether `text` is a host name or an IPv4 or IPv6 address (without brackets)."""
+    return _is_address(text, 4) or _is_address(text, 6) or _is_name(text)
 
 
 def _words(text: str) -> str:

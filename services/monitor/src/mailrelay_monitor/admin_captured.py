@@ -30,7 +30,7 @@ _RELEASE_KEYS = ("ids", "all", "next_hop", "request")
 _REQUEST = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NO_UPSTREAM = (
     "no upstream is configured, so mail cannot be released to it: set forwardSMTP and forwardHost "
-    "(and forwardPort), or name a next hop with next_hop, such as mx.example.com:25"
+    "(and forwardPort) or routes, or name a next hop with next_hop, such as mx.example.com:25"
 )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from mailrelay.config.load import ConfigError
+from mailrelay.config.smart_hosts import configured_routes
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import QueueConnection, open_connection
 from mailrelay.queue.counters import CounterStore
@@ -143,7 +144,7 @@ class _Monitor:
             log=log,
             prompt=self._bodies.prompt,
             asking=self._bodies.asking,
-            has_upstream=lambda: self._live.config.forward_smtp,
+            has_upstream=lambda: bool(configured_routes(self._live.config)),
         )
         limits = LimitView(settings.config.rate_limits, CounterStore(connection, publisher), clock)
         self._live.uses(lambda config: limits.use(config.rate_limits), "rateLimits")

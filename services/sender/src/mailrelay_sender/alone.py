@@ -26,9 +26,10 @@ from mailrelay.queue.wire import decode_jobs
 from mailrelay.runtime.lifecycle import EXIT_OK, run_service
 from mailrelay.service import config_in_force
 from mailrelay_sender.attempt import AttemptResult, attempt, capture, defer
-from mailrelay_sender.classify import CAPTURED, internal_fault
+from mailrelay_sender.classify import another_plan, internal_fault
 from mailrelay_sender.connection import ConnectionPool, UpstreamSettings, Verdicts
-from mailrelay_sender.route import NamedHop, SmartHost, route_of, route_of_job
+from mailrelay_sender.plan import Hosts, Plan
+from mailrelay_sender.route import Capture, NamedHop, Route
 
 RESULT_FD = "MAILRELAY_RESULT_FD"
 # Frames on standard input: one octet of kind, four of length, then that many.
@@ -83,14 +84,15 @@ class _AskedFirst(Verdicts):
 async def _try(
     config: RelayConfig, job: Job, given: asyncio.StreamReader, asking: Verdicts
 ) -> AttemptResult:
-    route = route_of_job(job, route_of(config))
-    if not isinstance(route, SmartHost):
-        return capture(job, CAPTURED)
     host_name = config.host_name or socket.getfqdn()
-    settings = UpstreamSettings.from_config(config, host_name)
-    if isinstance(route, NamedHop):
-        settings = settings.for_named_hop(route.port)
-    pool = ConnectionPool(route, settings, verdicts=asking)
+    plan = Plan.of(config, host_name, asking)
+    shares = plan.routing.shares(job)
+    if len(shares) > 1:  # its sender goes by another configuration, and so does the next attempt
+        return defer(job, "", another_plan())
+    route = shares[0].route
+    hosts = _hosts(route, plan, config, host_name, asking)
+    if hosts is None:
+        return capture(job, plan.captured)
 
     async def pieces(_: Job) -> AsyncIterator[bytes]:
         while True:
@@ -102,9 +104,21 @@ async def _try(
             yield octets
 
     try:
-        return await attempt(job, pool, route.next_hop, pieces, config.processing_timeout)
+        return await attempt(job, hosts, pieces, config.processing_timeout)
     finally:
-        await pool.close_idle()
+        for pool in hosts.pools:
+            await pool.close_idle()
+
+
+def _hosts(
+    route: Route, plan: Plan, config: RelayConfig, host_name: str, asking: Verdicts
+) -> Hosts | None:
+    if isinstance(route, Capture):
+        return None
+    if isinstance(route, NamedHop):
+        settings = UpstreamSettings.from_config(config, host_name).for_named_hop(route.port)
+        return Hosts((ConnectionPool(route, settings, verdicts=asking),))
+    return plan.hosts[route.name]
 
 
 async def _frame(given: asyncio.StreamReader) -> tuple[bytes, bytes]:

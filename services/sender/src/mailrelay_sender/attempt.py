@@ -1,4 +1,7 @@
-"""Try one job at one next hop: MAIL, RCPT for each recipient, DATA, content.
+"""Try one job by one route: MAIL, RCPT for each recipient, DATA, content.
+
+The next smart host of the route is tried when one cannot be used: connection, TLS or AUTH failed.
+Once there is a connection it is this one's word that counts, whatever it says and however it ends.
 
 Failure is per recipient. Whatever breaks the attempt off, what was decided before stands, and
 every recipient that was not decided is deferred with the reason. Raises nothing of its own.
@@ -19,6 +22,7 @@ from mailrelay.runtime.steps import passed
 from mailrelay_sender.classify import (
     CLOSING,
     Stage,
+    all_down,
     body_unreadable,
     disposition_of,
     internal_fault,
@@ -26,7 +30,8 @@ from mailrelay_sender.classify import (
     needs_smtputf8,
     timed_out,
 )
-from mailrelay_sender.connection import ConnectionPool, HopConnection, HopError
+from mailrelay_sender.connection import ConnectError, ConnectionPool, HopConnection, HopError
+from mailrelay_sender.plan import Hosts
 
 Pieces = Callable[[Job], AsyncIterator[bytes]]
 
@@ -49,7 +54,7 @@ class _Trial:
     """An attempt under way."""
 
     job: Job
-    next_hop: str
+    next_hop: str  # who is spoken with; before that, all who may be
     result: AttemptResult
     undecided: list[Recipient]
     is_ours: Callable[[], bool]
@@ -70,8 +75,7 @@ class _Trial:
 
 async def attempt(
     job: Job,
-    pool: ConnectionPool,
-    next_hop: str,
+    hosts: Hosts,
     pieces: Pieces,
     limit_seconds: float,
     *,
@@ -82,12 +86,12 @@ async def attempt(
     `is_ours` is asked right before the first RCPT, when the job becomes open (decision 0004):
     connecting may have taken long, and another sender may have been given the job meanwhile.
     """
-    trial = _Trial(job, next_hop, AttemptResult(), list(job.recipients), is_ours)
+    trial = _Trial(job, hosts.next_hop, AttemptResult(), list(job.recipients), is_ours)
     try:
         async with asyncio.timeout(limit_seconds):
-            await _with_connection(trial, pool, pieces)
+            await _with_connection(trial, hosts, pieces, hosts.connect_seconds(limit_seconds))
     except TimeoutError:
-        trial.decide_rest(timed_out(next_hop, limit_seconds))
+        trial.decide_rest(timed_out(trial.next_hop, limit_seconds))
     except HopError as error:
         trial.decide_rest(error.reply)
     except BodyUnreadableError as error:
@@ -98,22 +102,14 @@ async def attempt(
     return trial.result
 
 
-async def _with_connection(trial: _Trial, pool: ConnectionPool, pieces: Pieces) -> None:
+async def _with_connection(
+    trial: _Trial, hosts: Hosts, pieces: Pieces, connect_seconds: float
+) -> None:
     content = pieces(trial.job)
-    first = await anext(content)  # before the server is bothered: the content must be readable
-    connection = await pool.get()
+    first = await anext(content)  # before a server is bothered: the content must be readable
+    pool, connection, reply = await _begun(trial, hosts, first, connect_seconds)
     finished = False
     try:
-        reply = None
-        if connection.messages:
-            # A kept connection may be closed by now, or be told so as the answer to MAIL; nothing
-            # was taken then, so one try on a fresh one is safe.
-            reply = await _mail_on_kept(trial, connection, first)
-            if reply is None:
-                connection.abort()
-                connection = await pool.get(fresh=True)
-        if reply is None:
-            reply = await _mail(trial, connection, first)
         trial.result.tls = connection.tls
         finished = await _transaction(trial, connection, reply, _all(first, content))
     finally:
@@ -122,6 +118,46 @@ async def _with_connection(trial: _Trial, pool: ConnectionPool, pieces: Pieces) 
             await pool.put_back(connection)
         else:
             connection.abort()
+
+
+_Begun = tuple[ConnectionPool, HopConnection, Reply]
+
+
+async def _begun(trial: _Trial, hosts: Hosts, first: bytes, connect_seconds: float) -> _Begun:
+    """Have MAIL answered by the first smart host that can be used; return what it said.
+
+    Raises ConnectError when none can be, with all their reasons.
+    """
+    trying, replies = hosts.in_turn()
+    for pool in trying:
+        trial.next_hop = pool.next_hop
+        try:
+            return await _begun_at(trial, pool, first, connect_seconds)
+        except ConnectError as error:
+            replies.append(error.reply)
+    trial.next_hop = hosts.next_hop
+    raise ConnectError(all_down(*replies))
+
+
+async def _begun_at(
+    trial: _Trial, pool: ConnectionPool, first: bytes, connect_seconds: float
+) -> _Begun:
+    connection = await pool.get(limit_seconds=connect_seconds)
+    try:
+        reply = None
+        if connection.messages:
+            # A kept connection may be closed by now, or be told so as the answer to MAIL; nothing
+            # was taken then, so one try on a fresh one is safe.
+            reply = await _mail_on_kept(trial, connection, first)
+            if reply is None:
+                connection.abort()
+                connection = await pool.get(fresh=True, limit_seconds=connect_seconds)
+        if reply is None:
+            reply = await _mail(trial, connection, first)
+    except BaseException:
+        connection.abort()
+        raise
+    return pool, connection, reply
 
 
 async def _mail_on_kept(trial: _Trial, connection: HopConnection, first: bytes) -> Reply | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from enum import Enum
 
 from mailrelay.mail.disposition import Disposition
-from mailrelay.mail.reply import Reply
+from mailrelay.mail.reply import MAX_TEXT_CHARACTERS, Reply
 
 _TOO_MANY_RECIPIENTS = 552
 CLOSING = 421
@@ -109,4 +109,21 @@ def not_tried(stopped_by: int, batches: int) -> Reply:
     )
 
 
+def all_down(*replies: Reply) -> Reply:
+    """None of a route's smart hosts could be used, for these reasons."""
+    if len(replies) == 1:
+        return replies[0]
+    share = MAX_TEXT_CHARACTERS // len(replies) - 2
+    codes = {reply.enhanced for reply in replies}
+    # 4.4.0, an undefined network status, when they differ: RFC 3463 section 3.5.
+    enhanced = codes.pop() if len(codes) == 1 else "4.4.0"
+    return Reply(451, enhanced, "; ".join(reply.text[:share] for reply in replies))
+
+
+def another_plan() -> Reply:
+    """The configuration was changed while a job was handed to a process of its own."""
+    return Reply(451, "4.3.0", "the routes were changed meanwhile")
+
+
 CAPTURED = Reply(250, "2.0.0", "captured: no upstream is configured")
+CAPTURED_BY_DOMAIN = Reply(250, "2.0.0", "captured: no route takes mail for this domain")

@@ -19,6 +19,7 @@ import aiosmtplib
 from aiosmtplib.errors import SMTPException, SMTPServerDisconnected, SMTPTimeoutError
 
 from mailrelay.config.model import RelayConfig
+from mailrelay.config.smart_hosts import ConfiguredHost, credentials, forward_host
 from mailrelay.config.tls import certificate_words, upstream_context
 from mailrelay.mail.reply import Reply
 from mailrelay.runtime.steps import passed
@@ -52,27 +53,40 @@ class LostError(HopError):
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """How to be a client of the upstream."""
+    """How to be a client of a smart host."""
 
     host_name: str  # ours, for EHLO
     implicit_tls: bool
+    requires_tls: bool  # or STARTTLS is used when it is offered
     tls_context: ssl.SSLContext
     username: str
     password: str
+    options: ConfiguredHost  # what people set, to be named in what they are told
+
+    @classmethod
+    def of(cls, host: ConfiguredHost, ehlo_name: str) -> UpstreamSettings:
+        """Build the settings of a smart host.
+
+        Raises ConfigError when its authorities or credentials cannot be read.
+        """
+        username, password = credentials(host)
+        return cls(
+            host_name=ehlo_name,
+            implicit_tls=host.section.tls == "implicit",
+            requires_tls=host.section.tls != "opportunistic",
+            tls_context=upstream_context(host),
+            username=username,
+            password=password,
+            options=host,
+        )
 
     @classmethod
     def from_config(cls, config: RelayConfig, host_name: str) -> UpstreamSettings:
-        """Build the settings; `host_name` is ours unless there is a `heloName`.
+        """Build those of the `forward…` options; `host_name` is ours unless there is a `heloName`.
 
         Raises ConfigError when the authorities cannot be read.
         """
-        return cls(
-            host_name=config.helo_name or host_name,
-            implicit_tls=config.forward_ssl,
-            tls_context=upstream_context(config),
-            username=config.forward_username,
-            password=config.forward_password.get_secret_value(),
-        )
+        return cls.of(forward_host(config), config.helo_name or host_name)
 
     def for_named_hop(self, port: int) -> UpstreamSettings:
         """Return how to be a client of a next hop named by hand: without our credentials.
@@ -80,7 +94,8 @@ class UpstreamSettings:
         They are for the configured upstream alone. TLS from the first octet is what port 465
         means (RFC 8314 section 3.3).
         """
-        return replace(self, implicit_tls=port == _SUBMISSIONS_PORT, username="", password="")
+        implicit = port == _SUBMISSIONS_PORT
+        return replace(self, implicit_tls=implicit, requires_tls=implicit, username="", password="")
 
     def __repr__(self) -> str:
         return f"UpstreamSettings(host_name={self.host_name!r}, username={self.username!r})"
@@ -121,10 +136,6 @@ class Verdicts:
 
 class ConnectWatch(Protocol):
     """Who is told whether connections can be had."""
-
-    @property
-    def is_down(self) -> bool:
-        """Whether the last one could not."""
 
     def failed(self, reply: Reply) -> None:
         """No connection could be had, for this reason."""
@@ -217,20 +228,19 @@ class ConnectionPool:
         self._verdicts = verdicts or Verdicts()
         self._watch = watch
         self._is_retired = False
-
-    @property
-    def is_down(self) -> bool:
-        """Whether no connection could be had when that was last tried."""
-        return self._watch is not None and self._watch.is_down
+        self.next_hop = hop.next_hop
+        self.down: Reply | None = None  # why no connection could be had when last tried
 
     def retire(self) -> None:
         """Keep no connection any more: those in use end when they are put back."""
         self._is_retired = True
 
-    async def get(self, *, fresh: bool = False) -> HopConnection:
+    async def get(
+        self, *, fresh: bool = False, limit_seconds: float = CONNECT_SECONDS
+    ) -> HopConnection:
         """Return a connection: an idle one, or (always when `fresh`) a new one.
 
-        Raises ConnectError.
+        A new one may take `limit_seconds` until it can be used. Raises ConnectError.
         """
         now = asyncio.get_running_loop().time()
         while self._idle and not fresh:
@@ -239,8 +249,9 @@ class ConnectionPool:
                 return connection
             connection.abort()
         try:
-            connection = await self._connect()
+            connection = await self._connect(limit_seconds)
         except ConnectError as error:
+            self.down = error.reply
             if self._watch is not None and not self._is_retired:
                 self._watch.failed(error.reply)
             raise
@@ -248,6 +259,7 @@ class ConnectionPool:
         return connection
 
     def _worked(self) -> None:
+        self.down = None
         if self._watch is not None and not self._is_retired:
             self._watch.worked()
 
@@ -268,7 +280,7 @@ class ConnectionPool:
         while self._idle and now - self._idle[0].idle_since >= older_than_seconds:
             await self._idle.popleft().quit()
 
-    async def _connect(self) -> HopConnection:
+    async def _connect(self, limit_seconds: float) -> HopConnection:
         settings, hop = self._settings, self._hop
         client = aiosmtplib.SMTP(
             hostname=hop.host,
@@ -280,8 +292,9 @@ class ConnectionPool:
             tls_context=settings.tls_context,
         )
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(limit_seconds):
                 await client.connect()
+                self._require_tls(client)
                 if client.is_ehlo_or_helo_needed:
                     await client.ehlo()
                 await self._authenticate(client)
@@ -290,18 +303,25 @@ class ConnectionPool:
             raise
         except ssl.SSLError as error:
             client.close()
-            raise ConnectError(tls_failed(hop.next_hop, _tls_why(hop, error))) from error
+            raise ConnectError(self._tls_reply(error)) from error
         except TimeoutError as error:
             client.close()
-            reply = cannot_connect(hop.next_hop, f"no answer within {CONNECT_SECONDS:g} s")
+            reply = cannot_connect(hop.next_hop, f"no answer within {limit_seconds:g} s")
             raise ConnectError(reply) from error
         except (SMTPException, OSError, ValueError) as error:
             client.close()
-            raise ConnectError(_connect_reply(hop, error)) from error
+            raise ConnectError(self._connect_reply(error)) from error
         except asyncio.CancelledError:
             client.close()
             raise
         return HopConnection(client, hop.next_hop, self._verdicts)
+
+    def _require_tls(self, client: aiosmtplib.SMTP) -> None:
+        """Go on in the clear only when that was asked for. Raises ConnectError."""
+        if self._settings.requires_tls and client.get_transport_info("cipher") is None:
+            option = self._settings.options.option("tls")
+            why = f"the server does not offer STARTTLS ({option}: opportunistic goes on without)"
+            raise ConnectError(tls_failed(self._hop.next_hop, why))
 
     async def _authenticate(self, client: aiosmtplib.SMTP) -> None:
         if not self._settings.username:
@@ -316,26 +336,25 @@ class ConnectionPool:
         except SMTPException as error:  # refused, or AUTH or our mechanisms not offered
             raise ConnectError(auth_failed(self._hop.next_hop, _why(error))) from error
 
+    def _connect_reply(self, error: Exception) -> Reply:
+        """Tell a TLS failure from the rest: aiosmtplib chains the cause."""
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLError):
+                return self._tls_reply(cause)
+            cause = cause.__cause__
+        return cannot_connect(self._hop.next_hop, _why(error))
+
+    def _tls_reply(self, error: ssl.SSLError) -> Reply:
+        why = _why(error)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            why = certificate_words(error, self._hop.host, self._settings.options)
+        return tls_failed(self._hop.next_hop, why)
+
 
 def _is_loopback(client: aiosmtplib.SMTP) -> bool:
     peer = client.get_transport_info("peername")
     return bool(peer) and ipaddress.ip_address(peer[0].partition("%")[0]).is_loopback
-
-
-def _connect_reply(hop: SmartHost, error: Exception) -> Reply:
-    """Tell a TLS failure from the rest: aiosmtplib chains the cause."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            return tls_failed(hop.next_hop, _tls_why(hop, cause))
-        cause = cause.__cause__
-    return cannot_connect(hop.next_hop, _why(error))
-
-
-def _tls_why(hop: SmartHost, error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return certificate_words(error, hop.host)
-    return _why(error)
 
 
 def _why(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from mailrelay.config.live import LiveConfig
 from mailrelay.config.load import ConfigError
 from mailrelay.config.model import RelayConfig
-from mailrelay.config.tls import upstream_context
+from mailrelay.config.smart_hosts import host_files
 from mailrelay.queue.bodies import BodyStore
 from mailrelay.queue.connection import open_connection
 from mailrelay.queue.errors import QueueError
@@ -26,7 +26,9 @@ from mailrelay.runtime.logging import Logger, configure_logging
 from mailrelay.runtime.probe import start_probe
 from mailrelay.runtime.tracing import tracing_from_environ
 from mailrelay.service import ServiceSettings, service_settings
+from mailrelay_sender.connection import Verdicts
 from mailrelay_sender.pacing import Pacing, PacingOptions, pacing_options
+from mailrelay_sender.plan import Plan
 from mailrelay_sender.quarantine import Quarantine
 from mailrelay_sender.settle import Settler
 from mailrelay_sender.slots import SlotLimits, Slots
@@ -52,7 +54,7 @@ def main(environ: Mapping[str, str]) -> int:
     """Run the process and return its exit code."""
     try:
         settings = service_settings("sender", environ)
-        upstream_context(settings.config)
+        Plan.of(settings.config, "", Verdicts())
     except ConfigError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)  # noqa: T201 — before there is a log
@@ -132,7 +134,7 @@ async def _deliver(
         background.append(asyncio.create_task(probe.beat()))
     workers = [asyncio.create_task(work_slot(parts)) for _ in range(config.worker_count)]
     life.tell_ready()
-    log.info("sender.ready", slots=config.worker_count, route=upstream.route.name)
+    log.info("sender.ready", slots=config.worker_count, routes=upstream.plan.routing.names)
     stopped = asyncio.create_task(life.wait_stop())
     gone = asyncio.create_task(connection.wait_gone())
     await asyncio.wait([stopped, gone, *background, *workers], return_when=asyncio.FIRST_COMPLETED)
@@ -171,9 +173,7 @@ def _pacing_options(config: RelayConfig) -> PacingOptions:
 
 def _follow(live: LiveConfig, parts: WorkParts, state: StateTeller) -> LiveConfig:
     """Say what of a changed configuration is taken over here without a restart."""
-    live.prepares(
-        parts.upstream.prepare, *UPSTREAM_FOLLOWS, files=lambda config: [config.forward_ca_file]
-    )
+    live.prepares(parts.upstream.prepare, *UPSTREAM_FOLLOWS, files=host_files)
     live.uses(parts.patience.use, *Patience.FOLLOWS)
     live.uses(parts.quarantine.use, "processingTimeout")
 

@@ -15,7 +15,10 @@ class NamedHops:
     """The pools, by next hop; the one used longest ago goes first."""
 
     def __init__(self, upstream: UpstreamSettings, verdicts: Verdicts) -> None:
-        """`verdicts` counts the final dots of all pools that share it."""
+        """`upstream` is that of the `forward…` options.
+
+        `verdicts` counts the final dots of all pools that share it.
+        """
         self._upstream = upstream
         self._verdicts = verdicts
         self._pools: dict[str, ConnectionPool] = {}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 
 from prometheus_client import Counter
 
@@ -57,6 +58,25 @@ held_up = Counter("mailrelay_settle_repeats_total", "Follow-ups and acks that ha
 
 class SettledElsewhereError(Exception):
     """Another sender acked the record: whatever is stored for it now would be a second copy."""
+
+
+@dataclass(slots=True)
+class Division:
+    """The jobs that take the place of a record. Those that are stored are taken out.
+
+    So a store that is full for longer than the server knows a record's name by gets none twice.
+    """
+
+    wholes: tuple[Job, ...]  # what the record holds
+    left: deque[tuple[Job, Job]]  # each with the one that it is a part of
+    is_begun: bool = False
+
+    @classmethod
+    def of(cls, jobs: Sequence[Job], *, of: Job | None = None) -> Division:
+        """Return that of a record of several jobs, or of one job into these."""
+        if of is not None:
+            return cls((of,), deque((job, of) for job in jobs))
+        return cls(tuple(jobs), deque((job, job) for job in jobs))
 
 
 class RemainsStore:
@@ -116,6 +136,20 @@ class RemainsStore:
             )
 
         await self._until_done("store", place.submission, store)
+
+    async def store_first(self, claim: Claim, division: Division) -> None:
+        """Store the first job that is left of a division, in lane `now`, and take it out.
+
+        Raises SettledElsewhereError, QueueFullError.
+        """
+        job, whole = division.left[0]
+        if job is not whole and (body := await self._body_of(claim, whole)) is not None:
+            job = replace(job, content=b"", body=body)
+        record = self._lane_record(job, message_id(job, "divided", job.recipients))
+        await self._store(claim, whole, record, job.body)
+        division.left.popleft()
+        division.is_begun = True
+        self._lane_grows(len(record.payload))
 
     def forget(self, claim: Claim, job: Job) -> None:
         """Keep nothing more of a job that was settled."""
@@ -180,18 +214,24 @@ class RemainsStore:
     async def _with_stored_body(self, claim: Claim, job: Job, rest: FollowUp) -> FollowUp:
         """Put content that would be written again into the body stream, once."""
         again = rest.deferred is not None or bool(rest.failed)
-        if job.body is not None or not again or len(job.content) <= MAX_COPIED_BYTES:
+        body = await self._body_of(claim, job) if again else None
+        if body is None:
             return rest
-        try:
-            body = await self._store_body(claim, job)
-        except QueueFullError:
-            return rest  # copied after all: what waits for room may be what would make it
         deferred = replace(rest.deferred, content=b"", body=body) if rest.deferred else None
         failed = tuple(
             replace(record, job=replace(record.job, content=b"", body=body))
             for record in rest.failed
         )
         return replace(rest, deferred=deferred, failed=failed)
+
+    async def _body_of(self, claim: Claim, job: Job) -> Body | None:
+        """Store content that is too large to be copied as a body; None when it is copied."""
+        if job.body is not None or len(job.content) <= MAX_COPIED_BYTES:
+            return None
+        try:
+            return await self._store_body(claim, job)
+        except QueueFullError:
+            return None  # copied after all: what waits for room may be what would make it
 
     async def _store_body(self, claim: Claim, job: Job) -> Body:
         """Write a job's content as a body, once while its settling is repeated."""

@@ -26,6 +26,7 @@ from mailrelay_sender.follow_up import FollowUp, message_id
 from mailrelay_sender.remains import (
     FIRST_PAUSE_SECONDS,
     LONGEST_PAUSE_SECONDS,
+    Division,
     RemainsStore,
     SettledElsewhereError,
     held_up,
@@ -106,18 +107,22 @@ class Settler:
         await self._ack(claim, job.submission)
         passed("move.acked")
 
-    async def unbundle(self, claim: Claim, jobs: list[Job]) -> None:
-        """Store the jobs of a grouped record one by one, due now, then ack (queue rule 2)."""
+    async def divide(self, claim: Claim, division: Division) -> None:
+        """Store the jobs that take a record's place, due now, then ack (queue rule 2).
+
+        Raises QueueFullError: what is stored by then is taken out of the division.
+        """
         try:
-            for job in jobs:
-                name = message_id(job, "unbundled", job.recipients)
-                await self._remains.store_in_lane(claim, job, name)
-                passed("unbundle.job_stored")
+            while division.left:
+                await self._remains.store_first(claim, division)
+                passed("divide.job_stored")
         except SettledElsewhereError:
-            self._log_elsewhere(jobs[0])
-            return
-        await self._ack(claim, jobs[0].submission)
-        passed("unbundle.acked")
+            self._log_elsewhere(division.wholes[0])
+        else:
+            await self._ack(claim, division.wholes[0].submission)
+            passed("divide.acked")
+        for job in division.wholes:
+            self._remains.forget(claim, job)
 
     async def set_aside(self, claim: Claim, error: RecordError) -> None:
         """Keep a record that cannot be read in the failed store, as it is, then ack it."""

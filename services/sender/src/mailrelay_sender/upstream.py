@@ -1,9 +1,9 @@
-"""The upstream that mail goes to now, and whether it can be used.
+"""The upstreams that mail goes to now, and whether they can be used.
 
-When the configuration names another one, deliveries under way end on the connections that they
-have, and everything after them goes the new way. An upstream to which no connection can be had
-(unreachable, a bad certificate, credentials refused) is told loudly and once, and tried every
-`PROBE_SECONDS` without mail, so that it is known to be back before mail is due.
+When the configuration names others, deliveries under way end on the connections that they have, and
+everything after them goes the new way. A smart host to which no connection can be had (unreachable,
+a bad certificate, credentials refused) is told loudly and once, and tried every `PROBE_SECONDS`
+without mail, so that it is known to be back before mail is due.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from prometheus_client import Gauge
 
 from mailrelay.config.model import RelayConfig
+from mailrelay.config.smart_hosts import ConfiguredHost, ConfiguredRoute
 from mailrelay.mail.reply import Reply
 from mailrelay.runtime.logging import Logger
 from mailrelay_sender.connection import (
@@ -24,51 +25,63 @@ from mailrelay_sender.connection import (
     Verdicts,
 )
 from mailrelay_sender.named_hops import NamedHops
-from mailrelay_sender.route import Route, SmartHost, route_of
+from mailrelay_sender.plan import Hosts, Plan
+from mailrelay_sender.route import Capture, NamedHop, Route
 
 PROBE_SECONDS = 15.0
 FOLLOWS = (
     *("forwardSMTP", "forwardHost", "forwardPort", "forwardUsername", "forwardPassword"),
-    *("forwardSSL", "forwardVerifyTLS", "forwardCAFile", "heloName"),
+    *("forwardSSL", "forwardVerifyTLS", "forwardCAFile", "heloName", "routes"),
 )
 
 _is_up = Gauge(
     "mailrelay_upstream_up",
-    "1 when the last connection to the upstream could be used, or none was tried; 0 otherwise.",
+    "1 when the last connection to a smart host could be used, or none was tried; 0 otherwise.",
+    ["route", "next_hop"],  # smarthost: that of the forward options; host:port
 )
 
 
 class UpstreamState:
-    """Whether one upstream can be used."""
+    """Whether one smart host can be used."""
 
-    def __init__(self, next_hop: str, tell: Callable[[str], None], log: Logger) -> None:
-        self._next_hop = next_hop
-        self._tell = tell
+    def __init__(self, route: ConfiguredRoute, host: ConfiguredHost, log: Logger) -> None:
+        self._route = route.name
+        self._next_hop = host.next_hop
         self._log = log
-        self.is_down = False
-        _is_up.set(1)
-        tell("")
+        self._meaning = (
+            "mail goes to another smart host of its route, or waits in the queue and is tried again"
+            if len(route.hosts) > 1
+            else "mail waits in the queue and is tried again"
+        )
+        self.reason = ""  # why it cannot be used
+        self.changed: Callable[[], None] = lambda: None
+
+    def begin(self, changed: Callable[[], None]) -> None:
+        """Count from now on; `changed` is called when `reason` is another one."""
+        self.changed = changed
+        _is_up.labels(self._route, self._next_hop).set(1)
 
     def failed(self, reply: Reply) -> None:
         """Note that no connection could be had."""
-        if not self.is_down:
+        if not self.reason:
             self._log.error(
                 "upstream.down",
+                route=self._route,
                 next_hop=self._next_hop,
                 reply=str(reply),
-                meaning="mail waits in the queue and is tried again",
+                meaning=self._meaning,
             )
-        self.is_down = True
-        _is_up.set(0)
-        self._tell(f"upstream down: {reply.text}")
+        self.reason = reply.text
+        _is_up.labels(self._route, self._next_hop).set(0)
+        self.changed()
 
     def worked(self) -> None:
         """Note that there is a connection that can be used."""
-        if self.is_down:
-            self._log.info("upstream.up", next_hop=self._next_hop)
-            self.is_down = False
-            _is_up.set(1)
-            self._tell("")
+        if self.reason:
+            self._log.info("upstream.up", route=self._route, next_hop=self._next_hop)
+            self.reason = ""
+            _is_up.labels(self._route, self._next_hop).set(1)
+            self.changed()
 
 
 class Upstream:
@@ -77,33 +90,43 @@ class Upstream:
     def __init__(
         self, config: RelayConfig, host_name: str, tell: Callable[[str], None], log: Logger
     ) -> None:
-        """`tell` is told why the upstream is down, and an empty text when it is not.
+        """`tell` is told which upstreams are down and why, and an empty text when none is.
 
-        Raises ConfigError when the authorities cannot be read.
+        Raises ConfigError when a file of a smart host cannot be used.
         """
         self._host_name = host_name
         self._tell = tell
         self._log = log
         self.verdicts = Verdicts()
         self._closing: set[asyncio.Task[None]] = set()
-        self.route: Route = route_of(config)
-        self.pool: ConnectionPool | None = None  # none when mail is captured
+        self._states: list[UpstreamState] = []
         settings = UpstreamSettings.from_config(config, host_name)
         self.named_hops = NamedHops(settings, self.verdicts)
+        self.plan: Plan
         self.prepare(config)()
 
     def prepare(self, config: RelayConfig) -> Callable[[], None]:
-        """Make ready for another upstream; what is returned goes over to it. Raises ConfigError."""
+        """Make ready for other upstreams; what is returned goes over. Raises ConfigError."""
+        states: list[UpstreamState] = []
+
+        def watch(route: ConfiguredRoute, host: ConfiguredHost) -> UpstreamState:
+            states.append(UpstreamState(route, host, self._log))
+            return states[-1]
+
         settings = UpstreamSettings.from_config(config, self._host_name)
-        route = route_of(config)
+        plan = Plan.of(config, self._host_name, self.verdicts, watch)
 
         def take() -> None:
             ending = self.named_hops.use(settings)
-            if self.pool is not None:
-                self.pool.retire()
-                ending.append(self.pool)
-            self.pool = self._pool(route, settings)
-            self.route = route
+            if self._states:
+                ending += self.plan.pools
+            for pool in ending:
+                pool.retire()
+            self.plan, self._states = plan, states
+            _is_up.clear()
+            for state in states:
+                state.begin(self._tell_all)
+            self._tell_all()
             for pool in ending:
                 task = asyncio.create_task(pool.close_idle())
                 self._closing.add(task)
@@ -111,26 +134,30 @@ class Upstream:
 
         return take
 
-    def _pool(self, route: Route, settings: UpstreamSettings) -> ConnectionPool | None:
-        if not isinstance(route, SmartHost):
-            self._tell("")
+    def _tell_all(self) -> None:
+        reasons = dict.fromkeys(state.reason for state in self._states if state.reason)
+        self._tell("; ".join(f"upstream down: {reason}" for reason in reasons))
+
+    async def hosts(self, route: Route, plan: Plan) -> Hosts | None:
+        """Return where a route of a plan leads to; None: nowhere, it captures."""
+        if isinstance(route, Capture):
             return None
-        state = UpstreamState(route.next_hop, self._tell, self._log)
-        return ConnectionPool(route, settings, verdicts=self.verdicts, watch=state)
+        if isinstance(route, NamedHop):
+            return Hosts((await self.named_hops.pool(route),))
+        return plan.hosts[route.name]
 
     async def run(self) -> None:
-        """Close idle connections, and look after an upstream that is down, until cancelled."""
+        """Close idle connections, and look after upstreams that are down, until cancelled."""
         loop = asyncio.get_running_loop()
         probed_at = loop.time()
         while True:
             await asyncio.sleep(IDLE_SECONDS / 5)
             await self.named_hops.close_idle(older_than_seconds=IDLE_SECONDS)
-            pool = self.pool
-            if pool is None:
-                continue
-            await pool.close_idle(older_than_seconds=IDLE_SECONDS)
-            if pool.is_down and loop.time() - probed_at >= PROBE_SECONDS:
-                await self._probe(pool)
+            for pool in self.plan.pools:
+                await pool.close_idle(older_than_seconds=IDLE_SECONDS)
+            down = [pool for pool in self.plan.pools if pool.down is not None]
+            if down and loop.time() - probed_at >= PROBE_SECONDS:
+                await asyncio.gather(*map(self._probe, down))
                 probed_at = loop.time()
 
     async def _probe(self, pool: ConnectionPool) -> None:
@@ -149,7 +176,7 @@ class Upstream:
 
     async def close(self) -> None:
         """End what is idle."""
-        if self.pool is not None:
-            await self.pool.close_idle()
+        for pool in self.plan.pools:
+            await pool.close_idle()
         await self.named_hops.close_idle()
         await asyncio.gather(*self._closing, return_exceptions=True)

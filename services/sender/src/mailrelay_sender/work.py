@@ -22,11 +22,13 @@ from mailrelay.runtime.logging import Logger
 from mailrelay.runtime.tasks import BoundedTasks
 from mailrelay.runtime.tracing import Tracing
 from mailrelay_sender.attempt import AttemptResult, attempt, capture, leave_out
-from mailrelay_sender.classify import CAPTURED, not_tried
+from mailrelay_sender.classify import not_tried
 from mailrelay_sender.follow_up import FollowUp, follow_up
 from mailrelay_sender.pacing import Pacing
+from mailrelay_sender.plan import Plan
 from mailrelay_sender.quarantine import NotBegunError, Quarantine
-from mailrelay_sender.route import NamedHop, Route, SmartHost, route_of_job
+from mailrelay_sender.remains import Division
+from mailrelay_sender.route import Route
 from mailrelay_sender.settle import Settler
 from mailrelay_sender.slots import Slots, Work
 from mailrelay_sender.suspicion import Key
@@ -36,7 +38,8 @@ _in_flight = Gauge("mailrelay_deliveries_in_flight", "Attempts under way.")
 _attempt_seconds = Histogram(
     "mailrelay_attempt_seconds",
     "How long an attempt took.",
-    ["route"],  # capture, smarthost, named: by hand, with a release
+    # capture, smarthost: of the forward options, named: by hand, with a release; or of `routes`
+    ["route"],
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30, 120, 600),
 )
 _FAULT_PAUSE_SECONDS = 5.0
@@ -55,8 +58,18 @@ class _LetGoError(Exception):
     """Another sender may have been given the job before its first RCPT here."""
 
 
-Tried = tuple[FollowUp, float]  # what remains of a job, and the seconds the attempt took
-Parked = deque[tuple[Work, Tried | None]]  # settled as soon as the queue has room again
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What remains of a job behind an attempt."""
+
+    rest: FollowUp
+    seconds: float  # that the attempt took
+    route: str
+
+
+Result = Tried | Division | None  # None: a resend that may not go on
+Parked = deque[tuple[Work, Result]]  # settled as soon as the queue has room again
+_NOTHING_YET = FollowUp((), None, (), None, done=False)
 
 
 def open_jobs(slots: int) -> int:
@@ -110,14 +123,9 @@ class WorkParts:
     log: Logger
     clock: Clock
     parked: Parked
-    unsettled: dict[Key, Tried] = field(default_factory=dict)
+    unsettled: dict[Key, Tried | Division] = field(default_factory=dict)
     settling: BoundedTasks = field(default_factory=lambda: BoundedTasks(MAX_SETTLING))
     suspects: BoundedTasks = field(default_factory=lambda: BoundedTasks(MAX_SUSPECTS))
-
-    @property
-    def route(self) -> Route:
-        """Where mail goes now."""
-        return self.upstream.route
 
 
 async def work_slot(parts: WorkParts) -> None:
@@ -164,39 +172,53 @@ async def settle_parked(parts: WorkParts) -> None:
         parts.slots.wake_new()
 
 
-async def _deliver(parts: WorkParts, work: Work) -> Tried | None:
-    """Attempt a record's job; None when there is nothing to attempt."""
+async def _deliver(parts: WorkParts, work: Work) -> Result:
+    """Attempt a record's job, or find that there is nothing to attempt as it is."""
     job = work.jobs[0]
-    if len(work.jobs) > 1:
-        return None
     known = parts.unsettled.pop(work.key, None)
     if known is not None:
         return known
+    if len(work.jobs) > 1:
+        return Division.of(work.jobs)
     if job.resend_of and not await parts.settler.claim_resend(work.claim, job):
         return None
     if not work.claim.is_surely_ours:  # claiming it took time
         raise NotBegunError
+    plan = parts.upstream.plan
+    shares = plan.routing.shares(job)
     if work.stopped_by:
-        return _left_out(parts, job, work.stopped_by)
-    tried = await _tried(parts, work)
-    await parts.pacing.ended(job, tried[0])
+        return _left_out(parts, job, work.stopped_by, shares[0].route)
+    if len(shares) > 1:
+        parts.log.info(
+            "mail.divided",
+            id=job.submission,
+            batch=f"{job.batch}/{job.batches}",
+            recipients={share.route.name: len(share.job.recipients) for share in shares},
+        )
+        await parts.pacing.ended(job, _NOTHING_YET)
+        return Division.of([share.job for share in shares], of=job)
+    tried = await _tried(parts, work, plan, shares[0].route)
+    await parts.pacing.ended(job, tried.rest)
     return tried
 
 
-async def _finish(parts: WorkParts, work: Work, tried: Tried | None) -> None:
+async def _finish(parts: WorkParts, work: Work, result: Result) -> None:
+    if isinstance(result, Division) and not (result.is_begun or work.claim.is_surely_ours):
+        await parts.slots.give_back(work)  # waiting took time: another sender may divide it
+        return
     try:
-        await _settle(parts, work, tried)
+        await _settle(parts, work, result)
     except QueueFullError:
-        if tried is not None and _is_forgettable(tried[0]):
+        if result is None or _is_forgettable(result):
             # The record stays as it is, and is tried again: that may make room, which waiting
             # for room to note one more deferral never does.
             await parts.slots.give_back(work, _FULL_PAUSE_SECONDS)
         else:
-            parts.parked.append((work, tried))
+            parts.parked.append((work, result))
     except Exception as error:  # noqa: BLE001 — a bug must not lose the outcomes
-        if tried is not None:
+        if result is not None:
             # It comes back: then it is settled from memory, never attempted again (rule 4).
-            parts.unsettled[work.key] = tried
+            parts.unsettled[work.key] = result
             if len(parts.unsettled) > MAX_UNSETTLED:
                 del parts.unsettled[next(iter(parts.unsettled))]
         await _set_aside(parts, work, error)
@@ -204,25 +226,27 @@ async def _finish(parts: WorkParts, work: Work, tried: Tried | None) -> None:
         parts.slots.finished(work)
 
 
-def _is_forgettable(rest: FollowUp) -> bool:
-    """Whether an attempt changed nothing outside, so that it may as well not have been."""
+def _is_forgettable(result: Tried | Division) -> bool:
+    """Whether nothing was changed outside, so that it may as well not have been."""
+    if isinstance(result, Division):
+        return not result.is_begun
     return all(
         outcome.disposition in {Disposition.DEFERRED, Disposition.CAPTURED}
-        for outcome in rest.outcomes
+        for outcome in result.rest.outcomes
     )
 
 
-async def _settle(parts: WorkParts, work: Work, tried: Tried | None) -> None:
+async def _settle(parts: WorkParts, work: Work, result: Result) -> None:
     job = work.jobs[0]
-    if tried is not None:
-        rest, duration = tried
+    if isinstance(result, Tried):
         await parts.settler.settle(
-            work.claim, job, rest, route=_route(parts, job).name, duration_seconds=duration
+            work.claim, job, result.rest, route=result.route, duration_seconds=result.seconds
         )
-    elif len(work.jobs) > 1:
-        await parts.settler.unbundle(work.claim, work.jobs)
+    elif isinstance(result, Division):
+        await parts.settler.divide(work.claim, result)
     else:
-        await parts.settler.drop_stale_resend(work.claim, job, route=_route(parts, job).name)
+        [share] = parts.upstream.plan.routing.shares(job)  # a resend has one recipient
+        await parts.settler.drop_stale_resend(work.claim, job, route=share.route.name)
 
 
 async def _set_aside(parts: WorkParts, work: Work, error: Exception) -> None:
@@ -231,18 +255,18 @@ async def _set_aside(parts: WorkParts, work: Work, error: Exception) -> None:
     await parts.slots.give_back(work, _FAULT_PAUSE_SECONDS)
 
 
-async def _tried(parts: WorkParts, work: Work) -> Tried:
+async def _tried(parts: WorkParts, work: Work, plan: Plan, route: Route) -> Tried:
     """Attempt the job; return what remains of it, and the seconds it took."""
     job = work.jobs[0]
     span = parts.tracing.start("mailrelay attempt", job.traceparent)
     started = time.monotonic()
     with _in_flight.track_inprogress():
-        result = await _try(parts, work)
+        result = await _try(parts, work, plan, route)
     duration = time.monotonic() - started
     if result.is_let_go:
         span.end({"mailrelay.queue_id": job.submission}, error="let go")
         raise _LetGoError
-    _attempt_seconds.labels(_route(parts, job).name).observe(duration)
+    _attempt_seconds.labels(route.name).observe(duration)
     if result.fault is not None:
         parts.log.error("sender.fault", id=job.submission, exc_info=result.fault)
     rest = follow_up(
@@ -262,50 +286,37 @@ async def _tried(parts: WorkParts, work: Work) -> Tried:
             "mailrelay.batch": job.batch,
             "mailrelay.attempt": job.attempt,
             "mailrelay.recipients": len(job.recipients),
-            "server.address": _next_hop(_route(parts, job)),
+            "server.address": rest.outcomes[0].next_hop,
         },
         error=str(worst.reply) if worst else "",
     )
-    return rest, duration
+    return Tried(rest, duration, route.name)
 
 
-def _left_out(parts: WorkParts, job: Job, stopped_by: int) -> Tried:
+def _left_out(parts: WorkParts, job: Job, stopped_by: int, route: Route) -> Tried:
     """End a job untried (`continueOnError` is false)."""
     result = leave_out(job, not_tried(stopped_by, job.batches))
     now = parts.clock()
-    return follow_up(job, result.outcomes, parts.patience.schedule, now=now, chance=0.0), 0.0
+    rest = follow_up(job, result.outcomes, parts.patience.schedule, now=now, chance=0.0)
+    return Tried(rest, 0.0, route.name)
 
 
-async def _try(parts: WorkParts, work: Work) -> AttemptResult:
+async def _try(parts: WorkParts, work: Work, plan: Plan, route: Route) -> AttemptResult:
     job = work.jobs[0]
-    route = _route(parts, job)
-    upstream = parts.upstream
     if parts.slots.is_suspicious(work):
         return await parts.quarantine.attempt(
             job,
-            _next_hop(route),
+            route.next_hop,
             work.claim.delivered,
             lambda: work.claim.is_surely_ours and not parts.slots.is_stopping,
         )
-    pool = upstream.pool
-    if isinstance(route, NamedHop):
-        pool = await upstream.named_hops.pool(route)
-    if not isinstance(route, SmartHost) or pool is None:
-        return capture(job, CAPTURED)
-    limit_seconds = parts.patience.attempt_limit_seconds
+    hosts = await parts.upstream.hosts(route, plan)
+    if hosts is None:
+        return capture(job, plan.captured)
     return await attempt(
         job,
-        pool,
-        route.next_hop,
+        hosts,
         parts.bodies.pieces,
-        limit_seconds,
+        parts.patience.attempt_limit_seconds,
         is_ours=lambda: work.claim.is_surely_ours,
     )
-
-
-def _route(parts: WorkParts, job: Job) -> Route:
-    return route_of_job(job, parts.route)
-
-
-def _next_hop(route: Route) -> str:
-    return route.next_hop if isinstance(route, SmartHost) else route.name
