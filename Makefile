@@ -11,7 +11,8 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.synced
-MEMBERS := lib services/ingress services/sender services/monitor cli
+RELAY := lib services/ingress services/sender services/monitor cli
+MEMBERS := $(RELAY) operator
 PROJECTS := $(addsuffix /pyproject.toml,$(MEMBERS))
 
 .DEFAULT_GOAL := help
@@ -77,15 +78,17 @@ format: $(STAMP) ## Format the code, and mend what ruff can mend
 docs: $(STAMP) ## Write docs/reference from the code
 	$(BIN)/python -m tools.reference
 
-# Hashes, but no index: the locks are the same whichever mirror they were made with.
+# Hashes, but no index: the locks are the same whichever mirror they were made with. The operator's
+# packages are in a lock of their own: the relay's images have no use for a Kubernetes client.
 COMPILE = $(with_pip_settings) $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-package mailrelay \
 	--custom-compile-command "make lock" $(ARGS)
 
 .PHONY: lock
 lock: $(BIN)/uv ## Write all locks anew (ARGS=--upgrade for newer versions)
-	@$(COMPILE) $(PROJECTS) --output-file requirements.lock
-	@$(COMPILE) $(PROJECTS) --constraints requirements.lock --group dev --output-file requirements-dev.lock
+	@$(COMPILE) $(addsuffix /pyproject.toml,$(RELAY)) --output-file requirements.lock
+	@$(COMPILE) operator/pyproject.toml --constraints requirements.lock --output-file requirements-operator.lock
+	@$(COMPILE) $(PROJECTS) --constraints requirements-operator.lock --constraints requirements.lock --group dev --output-file requirements-dev.lock
 	@$(COMPILE) --group image --output-file requirements-image.lock
 	@$(COMPILE) --group go --output-file requirements-go.lock
 

@@ -10,6 +10,7 @@ SOURCES = (
     ROOT / "lib" / "src",
     *(ROOT / "services" / name / "src" for name in ("ingress", "sender", "monitor")),
     ROOT / "cli" / "src",
+    ROOT / "operator" / "src",
 )
 
 

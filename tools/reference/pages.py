@@ -8,6 +8,7 @@ from tools.reference.config_page import config_page
 from tools.reference.metric_page import metric_page
 from tools.reference.queue_page import queue_page
 from tools.reference.reply_page import reply_page
+from tools.reference.resource_page import crd_text, resource_page
 from tools.reference.step_page import step_page
 
 ROOT = Path(__file__).parents[2]
@@ -15,13 +16,15 @@ _NOTICE = "<!-- Written by `make docs` from the code; change the code, not this 
 
 
 def pages() -> dict[Path, str]:
-    """Return every reference page by its path."""
+    """Return every generated file by its path: the pages, and the resource's definition."""
     folder = ROOT / "docs" / "reference"
     texts = {
         "config.md": config_page(),
+        "mailrelay.md": resource_page(),
         "metrics.md": metric_page(ROOT),
         "queue.md": queue_page(),
         "replies.md": reply_page(),
         "steps.md": step_page(),
     }
-    return {folder / name: _NOTICE + text for name, text in texts.items()}
+    found = {folder / name: _NOTICE + text for name, text in texts.items()}
+    return found | {ROOT / "operator" / "crd" / "mailrelays.yaml": crd_text()}
