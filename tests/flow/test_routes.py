@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.extensions import Extensions
 from tests.support.relay import Relay, forwarding_to, running_relay
 from tests.support.replies import Reply
 from tests.support.scripting import Stage
@@ -37,6 +38,21 @@ async def submit(relay: Relay, *recipients: str, content: bytes = HELLO) -> str:
         submitted = await client.submit("from@example.org", list(recipients), content)
         assert submitted.accepted, submitted.final
         return str(submitted.queue_id)
+
+
+async def logged(
+    relay: Relay,
+    event: str,
+    count: int = 1,
+    **fields: object,
+) -> list[dict[str, Any]]:
+    """Wait for so many log lines of one event with these fields, and return all of them."""
+
+    def found() -> list[dict[str, Any]]:
+        return [line for line in relay.log_lines(event) if fields.items() <= line.items()]
+
+    await wait_until(lambda: len(found()) >= count, LIMIT, f"{count} of {event}", interval=0.1)
+    return found()
 
 
 async def upstreams_up(relay: Relay) -> dict[tuple[str, str], float]:
@@ -66,9 +82,9 @@ async def test_each_recipient_of_a_message_goes_its_way_and_none_waits_for_one_t
             await rest.wait_received(2, LIMIT)
             assert {each.rcpt_tos for each in first.received} == {("a@first.test", "d@FIRST.test")}
             assert {each.rcpt_tos for each in rest.received} == {("c@rest.example",)}
-            deferred = await relay.logged("mail.deferred", recipient="b@down.test")
+            deferred = await logged(relay, "mail.deferred", recipient="b@down.test")
             assert deferred[0]["next_hop"] == f"127.0.0.1:{down.port}"
-            [divided, _] = await relay.logged("mail.divided", 2)
+            [divided, _] = await logged(relay, "mail.divided", 2)
             assert divided["recipients"] == {"first": 2, "down": 1, "smarthost": 1}
             await down.start()
             await down.wait_received(2, LIMIT)
@@ -95,10 +111,10 @@ async def test_the_next_smart_host_delivers_in_the_same_attempt_and_the_first_co
             for number in range(3):
                 await submit(relay, f"r{number}@example.com")
             await second.wait_received(3, LIMIT)
-            sent = await relay.logged("mail.sent", 3, next_hop=f"127.0.0.1:{second.port}")
+            sent = await logged(relay, "mail.sent", 3, next_hop=f"127.0.0.1:{second.port}")
             assert {line["attempt"] for line in sent} == {1}
-            assert len(await relay.logged("mail.batch", 3, attempt=1, sent=1)) == 3
-            [told] = await relay.logged("upstream.down")
+            assert len(await logged(relay, "mail.batch", 3, attempt=1, sent=1)) == 3
+            [told] = await logged(relay, "upstream.down")
             assert (told["route"], told["next_hop"]) == ("out", f"127.0.0.1:{first.port}")
             assert await upstreams_up(relay) == {
                 ("out", f"127.0.0.1:{first.port}"): 0,
@@ -116,7 +132,7 @@ async def test_the_next_smart_host_delivers_in_the_same_attempt_and_the_first_co
             assert (await relay.get("/readyz")).status_code == httpx.codes.OK
             first.script = fail_at(Stage.CONNECT, Reply(554, "5.7.1 not now"), times=0)
             await first.start()
-            await relay.logged("upstream.up", next_hop=f"127.0.0.1:{first.port}")
+            await logged(relay, "upstream.up", next_hop=f"127.0.0.1:{first.port}")
             await submit(relay, "back@example.com")
             await first.wait_received(1, LIMIT)
             assert second.received_count == 3
@@ -134,7 +150,7 @@ async def test_with_all_smart_hosts_down_mail_waits_with_all_their_reasons(tmp_p
         options = {"routes": [route("out", None, first.port, second.port)]}
         async with running_relay(tmp_path, **options) as relay:
             queue_id = await submit(relay, "a@example.com")
-            [line, *_] = await relay.logged("mail.deferred", id=queue_id, attempt=1)
+            [line, *_] = await logged(relay, "mail.deferred", id=queue_id, attempt=1)
             for each in (first, second):
                 assert f"cannot reach 127.0.0.1:{each.port}: " in line["reply"]
             await second.start()
@@ -151,7 +167,7 @@ async def test_what_no_route_takes_is_captured_and_is_released_by_a_route_that_c
             pids = dict(relay.run_file().pids)
             queue_id = await submit(relay, "a@first.test", "b@other.test", "c@other.test")
             await first.wait_received(1, LIMIT)
-            await relay.logged("mail.captured", 2, id=queue_id)
+            await logged(relay, "mail.captured", 2, id=queue_id)
 
             async def captured() -> list[list[str]]:
                 found = (await relay.get("/api/captured")).json()["captured"]
@@ -163,7 +179,7 @@ async def test_what_no_route_takes_is_captured_and_is_released_by_a_route_that_c
             await wait_until(is_captured, LIMIT, "it is captured", interval=0.1)
             relay.config["routes"] = [*options["routes"], route("later", None, later.port)]
             relay.config_file.write_text(json.dumps(relay.config))
-            await relay.logged("config.changed", key="routes")
+            await logged(relay, "config.changed", key="routes")
 
             async def is_released() -> bool:
                 answer = await relay.post("/admin/release", json={"ids": [queue_id]})
@@ -184,7 +200,7 @@ async def test_deferred_mail_is_divided_anew_by_routes_that_came_meanwhile(tmp_p
         await old.stop()
         async with running_relay(tmp_path, **forwarding_to(old.port)) as relay:
             await submit(relay, "a@new.test", "b@old.test")
-            await relay.logged("mail.deferred", 2)
+            await logged(relay, "mail.deferred", 2)
             relay.config["routes"] = [route("new", "new.test", new.port)]
             relay.config_file.write_text(json.dumps(relay.config))
             await new.wait_received(1, LIMIT)
@@ -200,7 +216,7 @@ async def test_a_failed_recipient_is_resent_by_its_own_route(tmp_path: Path) -> 
         routes = [route("one", "one.test", one.port), route("two", "two.test", two.port)]
         async with running_relay(tmp_path, routes=routes) as relay:
             await submit(relay, "a@one.test", "b@two.test")
-            await relay.logged("mail.bounced", recipient="b@two.test")
+            await logged(relay, "mail.bounced", recipient="b@two.test")
             await one.wait_received(1, LIMIT)
 
             async def is_listed() -> bool:
@@ -212,3 +228,24 @@ async def test_a_failed_recipient_is_resent_by_its_own_route(tmp_path: Path) -> 
             await two.wait_received(1, LIMIT)
             assert one.attempts == {"a@one.test": 1}
             await asyncio.gather(*(each.stop(5.0) for each in (one, two)))
+
+
+async def test_a_password_that_is_replaced_in_its_file_is_used_without_a_restart(
+    tmp_path: Path,
+) -> None:
+    password = tmp_path / "password"
+    password.write_text("old sesame-4711\n")
+    password.chmod(0o600)
+    offers = Extensions(auth=("PLAIN",), credentials={"ada": "new sesame-4711"})
+    async with ScriptedUpstream(extensions=offers) as upstream:
+        out = route("out", None, upstream.port)
+        out["smartHosts"][0] |= {"username": "ada", "passwordFile": str(password)}
+        async with running_relay(tmp_path, routes=[out]) as relay:
+            await submit(relay, "a@example.com")
+            [line, *_] = await logged(relay, "mail.deferred")
+            refused = f"451 4.7.8 127.0.0.1:{upstream.port} refused our credentials: 535"
+            assert line["reply"].startswith(refused)
+            password.write_text("new sesame-4711\n")
+            await upstream.wait_received(1, LIMIT)
+            assert upstream.received[0].auth == "ada"
+            assert "sesame" not in relay.log_text

@@ -78,12 +78,11 @@ def verdicts() -> NotedVerdicts:
 @pytest.fixture
 def make(
     tmp_path: Path, sender: QueueConnection, log: Logger, verdicts: Verdicts
-) -> Callable[[ScriptedUpstream], Quarantine]:
-    def quarantine_for(upstream: ScriptedUpstream) -> Quarantine:
+) -> Callable[..., Quarantine]:
+    def quarantine_for(upstream: ScriptedUpstream, **changes: object) -> Quarantine:
         file = tmp_path / "config.json"
-        file.write_text(
-            json.dumps(relay_config(processingTimeout=1, **forwarding_to(upstream.port)))
-        )
+        options = {"processingTimeout": 1, **forwarding_to(upstream.port), **changes}
+        file.write_text(json.dumps(relay_config(**options)))
         environ = {**os.environ, "MAILRELAY_CONFIG": str(file)}
         bodies = BodyStore(sender, Publisher(sender))
         return Quarantine(environ, bodies, 1, log, verdicts=verdicts)
@@ -129,6 +128,27 @@ async def test_a_next_hop_that_stalls_is_a_temporary_failure_and_no_death(
     async with ScriptedUpstream(fail_at(Stage.MAIL, Stall(None))) as upstream:
         result = await make(upstream).attempt(job(), "next:25", 11, lambda: True)
     assert {outcome.disposition for outcome in result.outcomes} == {Disposition.DEFERRED}
+
+
+async def test_a_suspicious_job_goes_by_its_route_and_waits_when_that_is_another_meanwhile(
+    make: Callable[..., Quarantine],
+) -> None:
+    async with ScriptedUpstream() as first, ScriptedUpstream() as second:
+        await first.stop()
+        ports = (first.port, second.port)
+        hosts = [{"host": "127.0.0.1", "port": port, "tls": "opportunistic"} for port in ports]
+        route = {"name": "out", "recipientDomains": ["example.com"], "smartHosts": hosts}
+        quarantine = make(first, processingTimeout=30, routes=[route])
+        result = await quarantine.attempt(job(), "next:25", 11, lambda: True)
+        assert {(o.disposition, o.next_hop) for o in result.outcomes} == {
+            (Disposition.SENT, f"127.0.0.1:{second.port}")
+        }
+        mixed = job(recipients=(Recipient(0, "r@example.com"), Recipient(1, "r@other.test")))
+        result = await quarantine.attempt(mixed, "next:25", 11, lambda: True)
+        assert {(o.disposition, o.reply.text) for o in result.outcomes} == {
+            (Disposition.DEFERRED, "the routes were changed meanwhile")
+        }
+        assert (first.transactions, second.transactions) == (0, 1)
 
 
 async def test_a_body_that_is_gone_is_a_temporary_failure(

@@ -15,7 +15,7 @@ from mailrelay_sender.follow_up import FollowUp
 _recipients = Counter(
     "mailrelay_recipients_total",
     "Recipients by what an attempt made of them.",
-    # disposition: see mailrelay.mail.disposition; route: capture, smarthost, named
+    # disposition: see mailrelay.mail.disposition; route: capture, smarthost, named, or of `routes`
     ["disposition", "route"],
 )
 _latency = Histogram(
