@@ -164,9 +164,14 @@ def prepare_command(
 def ensure_command(
     nats: Annotated[
         str,
-        typer.Option(help="Where NATS is: nats://host:port, of a cluster several with commas."),
+        typer.Option(
+            help="Where NATS is: nats://host:port, of a cluster several with commas.",
+            envvar="MAILRELAY_NATS_URL",
+        ),
     ],
-    seed_file: Annotated[Path, typer.Option(help="The admin's NKey seed.")],
+    seed_file: Annotated[
+        Path, typer.Option(help="The admin's NKey seed.", envvar="MAILRELAY_NATS_SEED_FILE")
+    ],
     store_bytes: Annotated[
         int | None,
         typer.Option(min=MINIMUM_STORE_BYTES, help="The queue's space; default: queue.storeBytes."),

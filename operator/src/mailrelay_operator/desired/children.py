@@ -21,7 +21,8 @@ def desired(relay: Relay, inputs: Inputs) -> tuple[Manifest, ...]:
     """Return what a relay's objects shall be. Pure: the same for the same values.
 
     Secrets are not among them: they are made once (`mailrelay_operator.generate`), and here only
-    named. Raises KeyError when `inputs.keys` has not each role's key for a NATS of the relay's own.
+    named. Raises ResourceError when a value cannot be used, and KeyError when `inputs.keys` lacks
+    a role's key for a NATS of the relay's own.
     """
     config = relay_config(relay)
     return (

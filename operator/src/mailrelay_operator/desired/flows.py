@@ -12,7 +12,7 @@ from mailrelay_operator.desired.names import Component
 from mailrelay_operator.desired.nats import CLIENT_PORT, ROUTE_PORT
 from mailrelay_operator.desired.nats import PROBE_PORT as NATS_PROBE_PORT
 from mailrelay_operator.resource import paths
-from mailrelay_operator.resource.relay import Relay
+from mailrelay_operator.resource.relay import Relay, ResourceError
 
 _DNS_PORT: Final = 53
 
@@ -69,7 +69,10 @@ def _smart_host_ports(relay: Relay) -> Ports:
 
 def _nats_elsewhere_ports(relay: Relay) -> Ports:
     urls = (relay.spec.queue.url or "").split(",")
-    return tuple(sorted({urlsplit(url.strip()).port or CLIENT_PORT for url in urls}))
+    try:
+        return tuple(sorted({urlsplit(url.strip()).port or CLIENT_PORT for url in urls}))
+    except ValueError as error:
+        raise ResourceError([f"spec.queue.url: {error}"]) from error
 
 
 FLOWS: Final = (

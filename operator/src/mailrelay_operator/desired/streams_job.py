@@ -34,11 +34,12 @@ def streams_job(relay: Relay, inputs: Inputs, config: Mapping[str, Any]) -> Mani
     container = Container(
         component=component,
         image=relay.spec.images.tools or inputs.images.tools,
-        args=(
-            *("queue", "ensure", "--nats", nats_url(relay)),
-            *("--seed-file", str(paths.QUEUE_FOLDER / paths.SEED_KEY)),
-        ),
-        environment=environment(config, component),
+        args=("queue", "ensure"),
+        environment={
+            "MAILRELAY_NATS_URL": nats_url(relay),
+            "MAILRELAY_NATS_SEED_FILE": str(paths.QUEUE_FOLDER / paths.SEED_KEY),
+            **environment(config, component),
+        },
         resources=amounts(Pods(), _REQUESTS, _LIMITS),
     )
     annotations = key_annotation(relay, inputs, component)
