@@ -118,7 +118,7 @@ def test_a_url_that_names_no_port_is_a_fault_of_the_resource(url: str) -> None:
 
 # What Kubernetes itself takes for the value of a label; an annotation may be anything.
 LABEL = st.from_regex(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", fullmatch=True)
-HOST = st.from_regex(r"[A-Za-z0-9._:-]{1,60}", fullmatch=True)
+HOST = st.from_regex(r"[a-z][a-z0-9]{0,9}(\.[a-z][a-z0-9]{0,9}){0,2}", fullmatch=True)
 SPECS = st.fixed_dictionaries(
     {},
     optional={

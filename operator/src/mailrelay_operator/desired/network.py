@@ -33,10 +33,22 @@ def network_policies(relay: Relay, inputs: Inputs) -> Iterator[Manifest]:
             spec={
                 "podSelector": {"matchLabels": selector(relay.name, component)},
                 "policyTypes": ["Ingress", "Egress"],
-                "ingress": list(_rules(relay, inputs, component, comes_in=True)),
-                "egress": list(_rules(relay, inputs, component, comes_in=False)),
+                **_sides(relay, inputs, component),
             },
         )
+
+
+def _sides(relay: Relay, inputs: Inputs, component: Component) -> Manifest:
+    """Return the rules of both directions.
+
+    A direction that has none is left out, which denies all of it: the API server stores an empty
+    list as none, and would count each apply of one as a change.
+    """
+    sides = {
+        "ingress": list(_rules(relay, inputs, component, comes_in=True)),
+        "egress": list(_rules(relay, inputs, component, comes_in=False)),
+    }
+    return {side: rules for side, rules in sides.items() if rules}
 
 
 def _rules(
