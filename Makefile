@@ -43,7 +43,7 @@ test-compose: $(STAMP) ## Build the images and try them (needs Docker, or root a
 
 .PHONY: test-operator
 test-operator: kubernetes ## Run the operator's tests on a real API server (no node)
-	$(BIN)/pytest tests/operator -m operator $(ARGS)
+	$(BIN)/pytest tests/operator -m operator -n 2 $(ARGS)
 
 .PHONY: chaos
 chaos: nats-server ## Let everything fail while mail flows, and count

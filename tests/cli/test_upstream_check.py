@@ -145,3 +145,51 @@ async def test_a_server_that_turns_us_away_is_told_with_its_words(tmp_path: Path
 async def test_without_an_upstream_there_is_nothing_to_check(tmp_path: Path) -> None:
     code, lines = await check(tmp_path, 25, forwardHost="", forwardSMTP=False)
     assert (code, lines) == (2, ["there is no upstream to check: set forwardHost, or routes"])
+
+
+async def test_every_smart_host_of_every_route_is_checked_and_named(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    offers = Extensions(
+        starttls=certificates.server.context(), auth=("PLAIN",), credentials={"ada": "sesame"}
+    )
+    password = tmp_path / "password"
+    password.write_text("sesame\n")
+    password.chmod(0o600)
+    closed = unused_port()
+    async with ScriptedUpstream(extensions=offers) as good, ScriptedUpstream() as plain:
+        secure = {
+            "host": "localhost",
+            "port": good.port,
+            "caFile": str(certificates.authority),
+            "username": "ada",
+            "passwordFile": str(password),
+        }
+        routes = [
+            {
+                "name": "partners",
+                "recipientDomains": [".example.org"],
+                "smartHosts": [secure, {"host": "127.0.0.1", "port": closed}],
+            },
+            {
+                "name": "plain",
+                "recipientDomains": ["example.com"],
+                "smartHosts": [{"host": "127.0.0.1", "port": plain.port}],
+            },
+        ]
+        code, lines = await check(tmp_path, plain.port, forwardHost="127.0.0.1", routes=routes)
+        assert code == 1
+        assert [line for line in lines if line.startswith("route")] == [
+            f"route  partners: localhost:{good.port}",
+            f"route  partners: 127.0.0.1:{closed}",
+            f"route  plain: 127.0.0.1:{plain.port}",
+            f"route  smarthost: 127.0.0.1:{plain.port}",
+        ]
+        assert [line for line in lines if line.startswith("ok     AUTH")] == [
+            "ok     AUTH: as ada: 235 2.7.0 Authentication successful"
+        ]
+        refused, tls = [line for line in lines if line.startswith("FAILED")]
+        assert refused.endswith("(routes[0].smartHosts[1].host, routes[0].smartHosts[1].port)")
+        assert tls.startswith("FAILED TLS: the server does not offer STARTTLS (routes[1].smart")
+        assert lines[-1] == "none   AUTH: forwardUsername is not set"
+        assert good.transactions + plain.transactions == 0

@@ -42,6 +42,26 @@ def steps_after(job: Job, outcomes: tuple[str, ...], walk: Walk, rules: Rules) -
     return tuple(stores)
 
 
+def parts_of(job: Job, walk: Walk, rules: Rules) -> tuple[Step, ...]:
+    """Return how a job is divided, up to the ack; nothing when its recipients have one route."""
+    by_route: dict[int, tuple[int, ...]] = {}
+    for recipient in job.recipients:
+        route = walk.routes[recipient] if walk.routes else 0
+        by_route[route] = (*by_route.get(route, ()), recipient)
+    if len(by_route) == 1:
+        return ()
+    is_moved = walk.content == "inline" and not job.body
+    parts = [
+        job._replace(recipients=recipients, body=job.body or is_moved)
+        for recipients in by_route.values()
+    ]
+    whys = ("divided", *["part"] * (len(parts) - 1))
+    stores = [Step("lane", part, why) for part, why in zip(parts, whys, strict=True)]
+    if is_moved:
+        stores.insert(0 if rules.body_before_record else len(stores), Step("body"))
+    return (*stores, Step("ack", why="division"))
+
+
 def name_of(job: Job, step: Step, rules: Rules) -> Name:
     """Return the message id of what `step` stores after an attempt of `job`."""
     rest = step.job
@@ -61,8 +81,8 @@ def _name(job: Job, attempt: int, kind: str, rest: Job, hop: int, rules: Rules) 
         job.submission,
         job.batch,
         attempt if rules.names_have_attempt else 0,
-        kind,
-        rest.recipients,
+        "divided" if kind == "part" else kind,
+        rest.recipients if rules.names_have_recipients else (),
         hop,
         job.resend,
         job.release if rules.names_have_release else 0,

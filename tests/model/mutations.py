@@ -38,6 +38,8 @@ MUTATIONS = (
     Mutation("works_on_what_comes_again", "takeover", LOST, "crash"),
     Mutation("names_have_hop", "lanes", LOST),
     Mutation("names_have_attempt", "deferred twice", LOST),
+    Mutation("names_have_recipients", "divided", LOST),
+    Mutation("divisions_are_open", "divided", REPEATED),
     Mutation("repeats_the_same_batch", "batch", "452"),
     Mutation("body_before_record", "stored body", BODILESS),
     Mutation("sweep_asks", "stored body", LOST),

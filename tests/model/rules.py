@@ -27,6 +27,7 @@ class Rules:
     # Names (rule 5): what tells one follow-up from another.
     names_have_hop: bool = True
     names_have_attempt: bool = True
+    names_have_recipients: bool = True
     names_have_release: bool = True
     # Resend (rule 8).
     # A job's failed record leaves one that is there as it is: it may be marked.
@@ -59,6 +60,8 @@ class Rules:
     pace_waits_are_bounded: bool = True
     # What counts as open at a kill (decision 0004): also a job whose lane move was not acked.
     moves_are_open: bool = True
+    # And one of which a part is stored in a lane, while it is divided by route.
+    divisions_are_open: bool = True
     # A repeat of a publish that was cut off for longer than the window is excused like a kill.
     window_is_excused: bool = True
     # An upstream that took the mail and whose answer never came is excused like a kill.

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 
 from tests.model.checker import Move
-from tests.model.follow_up import name_of, steps_after
+from tests.model.follow_up import name_of, parts_of, steps_after
 from tests.model.ingress import store_body
 from tests.model.rules import Rules
 from tests.model.server import (
@@ -128,6 +128,10 @@ def _first_steps(
     job = record.job
     if job.resend:
         yield "", (Step("mark"), Step("attempt"))
+        return
+    parts = parts_of(job, walk, rules)
+    if parts:
+        yield ", whose recipients have several routes", parts
         return
     if walk.paces and record.stream == "in":
         steps = _paced(state, job, rules)

@@ -118,13 +118,22 @@ def is_open(sender: Sender, rules: Rules) -> bool:
     """Whether something was done for the record that a repeat would do again."""
     if not sender.steps or is_untouched(sender):
         return False
+    if is_divided(sender):
+        return rules.divisions_are_open
     return rules.moves_are_open or sender.steps[0].why != "move"
+
+
+def is_divided(sender: Sender) -> bool:
+    """Whether some of its record's parts are stored, or all, and not more than that is done."""
+    first = sender.steps[0]
+    return first.why in {"divided", "part"} or (first.kind == "ack" and first.why == "division")
 
 
 def is_untouched(sender: Sender) -> bool:
     """Whether neither the next hop nor the queue has seen anything of the work yet."""
     first = sender.steps[0]
-    is_new_move = first.kind == "lane" and first.why == "move" and not first.is_repeat
+    moves = first.kind == "lane" and first.why in {"move", "divided"}
+    is_new_move = moves and not first.is_repeat
     return first.kind in {"mark", "attempt"} or is_new_move
 
 

@@ -70,7 +70,7 @@ class Step(NamedTuple):
 
     kind: str  # mark, attempt, sending, body, failed, lane, captured, done, event, pace, ack
     job: Job | None = None
-    why: str = ""  # of a lane step: deferred, move
+    why: str = ""  # of a lane step: deferred, move, divided (the first part), part (another one)
     is_repeat: bool = False  # it was sent before, without an answer
 
 
@@ -147,6 +147,7 @@ class Walk:
     paces: bool = False
     # What the next hop may say of each recipient, where not all may have all outcomes.
     outcomes_of: tuple[tuple[str, ...], ...] = ()
+    routes: tuple[int, ...] = ()  # of each recipient; none given: all have the same
 
     @property
     def recipients(self) -> int:

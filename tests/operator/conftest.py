@@ -49,6 +49,13 @@ async def api_server(
 
 
 @pytest.fixture
+async def own_api_server(api_server: ApiServer) -> ApiServer:
+    """An API server that may be stopped: the test is skipped where it is somebody's."""
+    _ = api_server.plane  # skips
+    return api_server
+
+
+@pytest.fixture
 async def namespace(api_server: ApiServer) -> str:
     """A namespace that is this test's alone."""
     return await api_server.new_namespace()

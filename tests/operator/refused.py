@@ -332,6 +332,11 @@ REFUSED = [
         "https://nats.example",
         "must be nats://host:port or tls://host:port",
     ),
+    full("a path at NATS", "queue.url", "nats://nats:4222/mail", "must be nats://host:port"),
+    full("a port in words", "queue.url", "nats://nats:client", "must be nats://host:port"),
+    full(
+        "two addresses with a space", "queue.url", "nats://a, nats://b", "must be nats://host:port"
+    ),
     full("a prefix with a dot", "queue.prefix", "mail.relay", "should match"),
     full(
         "a role without a Secret",

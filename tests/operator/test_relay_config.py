@@ -12,11 +12,12 @@ from mailrelay.config.defaults import CONTAINER_VARIABLE
 from mailrelay.config.load import load_with_sources, options
 from mailrelay.config.model import RelayConfig
 from mailrelay.config.text import parse_config_text
-from mailrelay_operator.resource.option import option_values
+from mailrelay_operator.resource.option import option_of, option_values
 from mailrelay_operator.resource.relay import ResourceError, read_relay
 from mailrelay_operator.resource.relay_config import relay_config
 from mailrelay_operator.resource.set_by_operator import SET_BY_OPERATOR
 from mailrelay_operator.resource.spec import Spec
+from tests.operator.fields import FIELDS
 from tests.operator.resources import FULL, MINIMAL, changed, resource
 
 # Whatever a value holds, it stays one value.
@@ -94,6 +95,27 @@ def test_a_full_resource_sets_every_option_that_is_a_field() -> None:
     for found, value in fields:
         assert found.value_in(config) == value, found.key
         assert value != defaults.get(found.key), f"{found.key} is the default"
+
+
+# Options that follow from others, beside the one that a field is.
+FOLLOWING = {"security.allowedNetworks": {"security.allowLocalOnly"}}
+
+
+@pytest.mark.parametrize("path", [path for path, field in FIELDS.items() if option_of(field)])
+def test_a_field_changes_its_own_option_and_nothing_else(path: str) -> None:
+    found = option_of(FIELDS[path])
+    assert found is not None
+    here = path.removeprefix("spec.")
+    value: Any = FULL
+    for key in here.split("."):
+        value = value[key]
+    # Without AUTH the relay wants to know who else is let in.
+    base = {"security": {"allowedNetworks": ["10.0.0.0/8"]}} if "requireAuth" in here else {}
+    before = dict(leaves(config_of(base)))
+    after = dict(leaves(config_of(changed(base, here, value))))
+    differing = {key for key in before | after if before.get(key) != after.get(key)}
+    users = {"security.usersFile"} if "requireAuth" in here else set()
+    assert differing == {found.key} | FOLLOWING.get(found.key, set()) | users
 
 
 def test_without_a_route_mail_is_captured() -> None:

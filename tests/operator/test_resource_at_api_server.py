@@ -10,6 +10,7 @@ from mailrelay.config.model import RelayConfig
 from mailrelay_operator.resource.crd import crd
 from mailrelay_operator.resource.relay import API_VERSION, KIND, read_relay
 from mailrelay_operator.resource.relay_config import relay_config
+from mailrelay_operator.resource.routes import MAX_DOMAINS, MAX_ROUTES, MAX_SMART_HOSTS
 from mailrelay_operator.resource.spec import Spec
 from tests.operator.refused import REFUSED, Refused
 from tests.operator.resources import FULL, MINIMAL, changed
@@ -63,13 +64,16 @@ async def test_as_many_routes_as_there_may_be_are_taken(admin: Client) -> None:
     routes = [
         {
             "name": f"r{number}",
-            "recipientDomains": [f"d{number}-{domain}.example" for domain in range(100)],
-            "smartHosts": [{"host": f"mx{host}.example"} for host in range(8)],
+            "recipientDomains": [f"d{number}-{domain}.example" for domain in range(MAX_DOMAINS)],
+            "smartHosts": [
+                {"host": f"mx{host}.example", "caSecretName": "ca", "credentialsSecretName": "me"}
+                for host in range(MAX_SMART_HOSTS)
+            ],
         }
-        for number in range(100)
+        for number in range(MAX_ROUTES)
     ]
     (stored,) = await admin.apply(manifest({"routes": routes}))
-    assert len(read_relay(stored).spec.routes) == 100
+    assert len(relay_config(read_relay(stored))["routes"]) == MAX_ROUTES
 
 
 @pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: refused.what)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,6 +61,15 @@ def test_lists_and_texts_have_an_end_so_that_rules_over_them_have_a_price() -> N
         or (schema.get("type") == "string" and not {"maxLength", "enum", "format"} & schema.keys())
     }
     assert endless == {"spec.queue.prefix"}  # its pattern ends it
+
+
+def test_the_ten_lines_of_the_reference_page_are_the_minimal_resource() -> None:
+    page = (ROOT / "docs" / "reference" / "mailrelay.md").read_text()
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert len(text.splitlines()) == 10
+    found = yaml.safe_load(text)
+    wanted = resource(MINIMAL)
+    assert found == wanted | {"metadata": {"name": wanted["metadata"]["name"]}}
 
 
 def test_a_secret_is_only_ever_named() -> None:

@@ -1,35 +1,20 @@
 from __future__ import annotations
 
 import json
-import typing
-from collections.abc import Iterator
 
 import pytest
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from mailrelay.config.load import Option, options
 from mailrelay.config.words import plain_type
 from mailrelay_operator.resource.option import OPTIONS, choices, is_choice, option, option_of
 from mailrelay_operator.resource.set_by_operator import SET_BY_OPERATOR
 from mailrelay_operator.resource.spec import Spec
+from tests.operator.fields import FIELDS
 
 # Translated as a whole: a list of sections is one option of the relay.
 LISTS = {"routes"}
 
 
-def fields(model: type[BaseModel] = Spec, above: str = "spec") -> Iterator[tuple[str, FieldInfo]]:
-    """Every field of the resource by its path."""
-    for field in model.model_fields.values():
-        path = f"{above}.{field.alias}"
-        yield path, field
-        for part in (field.annotation, *typing.get_args(field.annotation)):
-            for inner in (part, *typing.get_args(part)):
-                if isinstance(inner, type) and issubclass(inner, BaseModel):
-                    yield from fields(inner, path)
-
-
-FIELDS = dict(fields())
 FIELD_OF = {found.key: path for path, field in FIELDS.items() if (found := option_of(field))}
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +53,26 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
-@pytest.fixture
-async def upstream() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream(keep_wire=True) as running:
+@pytest.fixture(params=[True, False], ids=["pipelined", "one by one"])
+async def upstream(request: pytest.FixtureRequest) -> AsyncIterator[ScriptedUpstream]:
+    offers = Extensions(pipelining=request.param)
+    async with ScriptedUpstream(extensions=offers, keep_wire=True) as running:
         yield running
         assert running.violations == []
 
 
-@contextlib.asynccontextmanager
-async def pool_to(
+def pool_to(
     upstream: ScriptedUpstream,
     host: str = "127.0.0.1",
+    **changes: Any,  # noqa: ANN401
+) -> contextlib.AbstractAsyncContextManager[ConnectionPool]:
+    return pool_at(host, upstream.port, **changes)
+
+
+@contextlib.asynccontextmanager
+async def pool_at(
+    host: str,
+    port: int,
     **changes: Any,  # noqa: ANN401
 ) -> AsyncIterator[ConnectionPool]:
     config = RelayConfig.model_validate(
@@ -70,12 +80,12 @@ async def pool_to(
             "security": {"requireAuth": False},
             "forwardSMTP": True,
             "forwardHost": host,
-            "forwardPort": upstream.port,
+            "forwardPort": port,
         }
         | changes
     )
     settings = UpstreamSettings.from_config(config, "relay.test")
-    pool = ConnectionPool(SmartHost(host, upstream.port), settings)
+    pool = ConnectionPool(SmartHost(host, port), settings)
     try:
         yield pool
     finally:
@@ -241,6 +251,56 @@ async def test_a_connection_lost_around_the_content_defers(
     assert result.outcomes[0].reply.enhanced == "4.4.2"
 
 
+# --- Pipelining (RFC 2920) ----------------------------------------------------------------------
+
+
+async def test_all_commands_leave_before_the_first_answer_where_that_is_offered() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 up.test\r\n")
+        await reader.readuntil(b"\r\n")
+        writer.write(b"250-up.test\r\n250 PIPELINING\r\n")
+        seen.append(await reader.readuntil(b"DATA\r\n"))
+        writer.write(b"250 MAIL\r\n250 RCPT\r\n550 5.1.1 No\r\n354 Go on\r\n")
+        await reader.readuntil(b"\r\n.\r\n")
+        writer.write(b"250 2.0.0 Taken\r\n")
+        await reader.read()
+        writer.close()
+
+    seen: list[bytes] = []
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, pool_at("127.0.0.1", port) as pool:
+        result = await try_once(make_job(2), pool)
+    assert dispositions(result) == [SENT, BOUNCED]
+    assert seen[0].split(b"\r\n")[1:] == [
+        *(b"RCPT TO:<r%d@reader.test>" % n for n in range(2)),
+        b"DATA",
+        b"",
+    ]
+
+
+async def test_a_server_that_waits_for_content_for_nobody_gets_none() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 up.test\r\n")
+        await reader.readuntil(b"\r\n")
+        writer.write(b"250-up.test\r\n250 PIPELINING\r\n")
+        await reader.readuntil(b"DATA\r\n")
+        writer.write(b"250 MAIL\r\n550 5.1.1 No\r\n550 5.1.1 No\r\n354 Go on\r\n")
+        with contextlib.suppress(ConnectionError):
+            behind.append(await reader.read())
+        writer.close()
+        done.set()
+
+    behind: list[bytes] = []
+    done = asyncio.Event()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, pool_at("127.0.0.1", port) as pool:
+        assert dispositions(await try_once(make_job(2), pool)) == [BOUNCED] * 2
+        await asyncio.wait_for(done.wait(), 10)
+    assert behind in ([], [b""])
+
+
 # --- Kept connections ---------------------------------------------------------------------------
 
 
@@ -277,6 +337,17 @@ async def test_a_kept_connection_that_says_421_to_mail_is_replaced_by_a_fresh_on
     assert upstream.received_count == 2
 
 
+async def test_a_kept_connection_that_said_goodbye_meanwhile_is_replaced_by_a_fresh_one(
+    pool: ConnectionPool,
+) -> None:
+    """What it said must not be taken for the answer to the next command."""
+    await try_once(make_job(), pool)
+    [kept] = pool._idle
+    kept._dialogue.data_received(b"421 4.4.2 Idle for too long\r\n")
+    assert not kept.is_open
+    assert dispositions(await try_once(make_job(), pool)) == [SENT]
+
+
 async def test_a_kept_connection_that_stalls_is_not_left_open(
     upstream: ScriptedUpstream, pool: ConnectionPool
 ) -> None:
@@ -301,7 +372,7 @@ async def test_a_connection_has_served_enough_at_some_time(
 async def test_mail_that_needs_smtputf8_bounces_where_it_is_not_offered(
     upstream: ScriptedUpstream, pool: ConnectionPool
 ) -> None:
-    upstream.extensions = Extensions(smtputf8=False)
+    upstream.extensions = replace(upstream.extensions, smtputf8=False)
     needs = make_job(
         smtputf8=True, recipients=1, reverse_path="zoë@sender.test", body_8bitmime=True
     )

@@ -26,7 +26,7 @@ from mailrelay_sender.follow_up import FollowUp, follow_up
 from mailrelay_sender.pacing import Pacing, pacing_options
 from mailrelay_sender.turn import Go, LeaveOut, Wait
 from tests.lib.jobs import make_job, queue_id
-from tests.sender.test_settle import logger
+from tests.sender.settling import logger
 from tests.support.nats import LIMITS, NatsServer
 
 ID = queue_id(1)

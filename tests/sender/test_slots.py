@@ -37,7 +37,7 @@ from mailrelay_sender.settle import Settler
 from mailrelay_sender.slots import SlotLimits, Slots
 from mailrelay_sender.suspicion import SUSPICIOUS_DELIVERIES
 from tests.lib.jobs import make_job, queue_id
-from tests.sender.test_settle import logger
+from tests.sender.settling import logger
 from tests.support.nats import LIMITS, NatsServer
 from tests.support.relay import forwarding_to, relay_config
 from tests.support.scripting import Delay, Stage

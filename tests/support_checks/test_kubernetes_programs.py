@@ -30,7 +30,7 @@ PRINTED = {
     "etcd": "etcd Version: {}",
     "kube-apiserver": "Kubernetes v{}",
     "kube-controller-manager": "Kubernetes v{}",
-    "kubectl": "Client Version: v{}",
+    "kubectl": "Client Version: v{}\nKustomize Version: v5.5.0",
 }
 
 
@@ -130,7 +130,7 @@ def test_a_program_of_another_release_is_not_taken(
     go(machine / "bin" / "go")
     built = cache_folder(KUBERNETES) / "kubectl"
     assert find_programs(["kubectl"], said.append) == {"kubectl": built}
-    assert said[0].startswith("not used: ")
+    assert said[0].startswith(f"not used: {machine}/bin/kubectl ")
     assert version in said[0]
 
 

@@ -56,7 +56,6 @@ for its reason:
 """
 _STATUS = "## status\n\nWhat the operator saw last.\n\n"
 _HEAD = ("Field", "Value", "Default", "Meaning")
-_PODS = ("ingress", "sender", "queue", "monitor")
 _NOTICE = (
     "# Written by `make docs` from mailrelay_operator.resource; change the models, not this file.\n"
 )

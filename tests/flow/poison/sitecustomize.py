@@ -9,17 +9,22 @@ import signal
 import sys
 
 if any(word.startswith("mailrelay_sender") for word in sys.orig_argv):
+    import asyncio
+    from collections.abc import Sequence
+
     from mailrelay.mail.reply import Reply
     from mailrelay_sender import suspicion
-    from mailrelay_sender.connection import HopConnection
+    from mailrelay_sender.dialogue import Dialogue
 
     suspicion.SUSPICIOUS_DELIVERIES = 3  # 10 deaths take a minute
 
-    _command = HopConnection.command
+    _tell_nowait = Dialogue.tell_nowait
 
-    async def command(self: HopConnection, *words: bytes) -> Reply:
-        if b"poison@" in b" ".join(words):
+    def tell_nowait(
+        self: Dialogue, commands: Sequence[tuple[bytes, ...]]
+    ) -> list[asyncio.Future[Reply]]:
+        if any(b"poison@" in word for words in commands for word in words):
             os.kill(os.getpid(), signal.SIGKILL)
-        return await _command(self, *words)
+        return _tell_nowait(self, commands)
 
-    HopConnection.command = command  # type: ignore[method-assign]
+    Dialogue.tell_nowait = tell_nowait  # type: ignore[method-assign]

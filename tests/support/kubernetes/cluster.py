@@ -30,6 +30,13 @@ NAMESPACE_SECONDS: Final = 60.0  # its default ServiceAccount takes milliseconds
 KUBECTL_SECONDS: Final = 60.0
 TOKEN_SECONDS: Final = 3600  # longer than any test
 
+# Pods below the standard are refused; what would make such Pods is answered with a warning
+# (Client.warnings).
+RESTRICTED: Final = {
+    "pod-security.kubernetes.io/enforce": "restricted",
+    "pod-security.kubernetes.io/warn": "restricted",
+}
+
 _RBAC = "rbac.authorization.k8s.io/v1"
 
 
@@ -44,11 +51,11 @@ class ApiServer:
         self._admin: Client | None = None
 
     async def __aenter__(self) -> Self:
+        await self._mend()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._plane is not None:
-            await self._plane.start_what_is_stopped()
+        await self._mend()
         await self._open.aclose()
 
     # --- Who asks -----------------------------------------------------------------------------
@@ -58,10 +65,13 @@ class ApiServer:
         return await self._open.enter_async_context(open_client(self.kubeconfig, namespace))
 
     async def new_namespace(self, *, labels: dict[str, str] | None = None) -> str:
-        """Make a namespace and wait until Pods could be made in it; it is gone after the test."""
+        """Make a namespace and wait until Pods could be made in it; it is gone after the test.
+
+        The `restricted` Pod Security Standard holds in it, unless the labels say another.
+        """
         admin = await self._administration()
         name = f"test-{secrets.token_hex(5)}"
-        metadata = {"name": name, "labels": labels or {}}
+        metadata = {"name": name, "labels": RESTRICTED | (labels or {})}
         await admin.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         self._remove_later("v1", "Namespace", name)
 
@@ -160,6 +170,14 @@ class ApiServer:
         await self.stop(kill=kill)
         await self.start()
 
+    async def freeze(self) -> None:
+        """Let it hang: connections stand, watches are silent, nothing is answered."""
+        await self.plane.api_server.freeze()
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.plane.api_server.thaw()
+
     # --- What it saw --------------------------------------------------------------------------
 
     def requests_of(self, namespace: str, name: str) -> list[AskedRequest]:
@@ -172,6 +190,11 @@ class ApiServer:
         if self._plane is None:
             pytest.skip(f"the cluster of {VARIABLE} is somebody's, and is not stopped")
         return self._plane
+
+    async def _mend(self) -> None:
+        if self._plane is not None:
+            self._plane.api_server.thaw()
+            await self._plane.start_what_is_stopped()
 
     async def _administration(self) -> Client:
         if self._admin is None:

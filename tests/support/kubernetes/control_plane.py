@@ -1,8 +1,8 @@
 """etcd, kube-apiserver and kube-controller-manager on loopback, with everything in one folder.
 
-As in a real cluster: RBAC decides, and the `restricted` Pod Security Standard holds in every
-namespace. Not as in one: no node, so a Pod stays Pending; no scheduler; and etcd syncs nothing to
-disk, because nobody needs these data after the test.
+As in a real cluster: RBAC decides, admission is what it is by default, controllers do their part.
+Not as in one: no node, so a Pod stays Pending; no scheduler; and etcd syncs nothing to disk,
+because nobody needs these data after the test.
 
 A port is taken once and kept by a socket that never listens; the servers share it (SO_REUSEPORT).
 So a server that starts again finds its port free, and tests that run side by side never meet.
@@ -24,26 +24,6 @@ from tests.support.kubernetes.process import Daemon
 from tests.support.wait import wait_until
 
 START_SECONDS = 120.0  # measured: docs/decisions/0030; the rest is for a machine that is busy
-
-_POD_SECURITY = {
-    "apiVersion": "apiserver.config.k8s.io/v1",
-    "kind": "AdmissionConfiguration",
-    "plugins": [
-        {
-            "name": "PodSecurity",
-            "configuration": {
-                "apiVersion": "pod-security.admission.config.k8s.io/v1",
-                "kind": "PodSecurityConfiguration",
-                # Pods are refused; what makes Pods is answered with a warning (Client.warnings).
-                "defaults": {
-                    f"{mode}{suffix}": value
-                    for mode in ("enforce", "audit", "warn")
-                    for suffix, value in (("", "restricted"), ("-version", "latest"))
-                },
-            },
-        }
-    ],
-}
 
 
 class ControlPlane:
@@ -134,8 +114,6 @@ class ControlPlane:
         )
 
     def _api_server(self, program: Path, credentials: Credentials) -> Daemon:
-        admission = self._folder / "admission.json"
-        admission.write_text(json.dumps(_POD_SECURITY))
         policy = self._folder / "audit-policy.json"
         policy.write_text(json.dumps(audit.POLICY))
         return Daemon(
@@ -155,9 +133,9 @@ class ControlPlane:
             f"--tls-private-key-file={credentials.server.key}",
             f"--client-ca-file={credentials.authority}",
             "--authorization-mode=RBAC",
-            f"--admission-control-config-file={admission}",
             f"--audit-policy-file={policy}",
             f"--audit-log-path={self.audit_log}",
+            "--audit-log-maxsize=2000",  # MB; a file that is rotated would hide what came before
             "--service-cluster-ip-range=10.96.0.0/16",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={credentials.accounts_public}",

@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from tests.support.wait import wait_until
 
 END_SECONDS = 60.0
@@ -79,6 +81,21 @@ class Daemon:
         with self._log.open("rb") as log:
             log.seek(max(0, self._log.stat().st_size - _TAIL_BYTES))
             return log.read().decode(errors="replace")
+
+    async def freeze(self) -> None:
+        """Let it hang: connections stand and nothing is answered."""
+        process = psutil.Process(self.pid)
+        process.suspend()
+        await wait_until(
+            lambda: process.status() == psutil.STATUS_STOPPED,
+            END_SECONDS,
+            f"{self.name} stands still",
+        )
+
+    def thaw(self) -> None:
+        """Let it go on, if it runs and hangs."""
+        if self.is_running:
+            psutil.Process(self.pid).resume()
 
     def kill(self) -> None:
         """End it by SIGKILL, if it runs."""

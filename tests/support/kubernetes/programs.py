@@ -77,7 +77,9 @@ class Module:
     def version(self) -> Version:
         """The version that go.mod requires."""
         text = (self.folder / "go.mod").read_text()
-        return _version(rf"{re.escape(self.upstream)} v(\d+)\.(\d+)\.(\d+)\s", text)
+        version = _version(rf"^(?:require |\t){re.escape(self.upstream)} v{{}}\s", text)
+        assert version is not None, f"{self.name}/go.mod requires no {self.upstream}"
+        return version
 
     @property
     def linker_flags(self) -> str:
@@ -182,8 +184,11 @@ def usable(module: Module, path: Path) -> Path:
     asks = ["version", "--client"] if path.name == "kubectl" else ["--version"]
     said = _run([str(path), *asks], os.environ, ANSWER_SECONDS)
     # They answer with "Kubernetes v1.35.4", "Client Version: v1.35.4" or "etcd Version: 3.7.3".
-    version = _version(r"(?:Kubernetes|Version:) v?(\d+)\.(\d+)\.(\d+)\s", said + "\n")
+    # What follows the numbers of a pre-release, or of a vendor's own build, makes it another one.
+    version = _version(r"^(?:Kubernetes|Client Version:|etcd Version:) v?{}\s", said + "\n")
     wanted = module.version
+    if version is None:
+        raise ProgramUnusableError(f"{path} names no release: {said[:80]!r}")
     if version[:2] != wanted[:2] or version < wanted:
         raise ProgramUnusableError(
             f"{path} is {dotted(version)}, wanted is {dotted(wanted)} or a later patch of it"
@@ -191,10 +196,10 @@ def usable(module: Module, path: Path) -> Path:
     return path
 
 
-def _version(pattern: str, text: str) -> Version:
-    match = re.search(pattern, text)
+def _version(pattern: str, text: str) -> Version | None:
+    match = re.search(pattern.format(r"(\d+)\.(\d+)\.(\d+)"), text, re.MULTILINE)
     if match is None:
-        raise ProgramUnusableError(f"no version in {text[:80]!r}")
+        return None
     major, minor, patch = match.groups()
     return int(major), int(minor), int(patch)
 
@@ -279,8 +284,9 @@ def _go_build(
     environment = {k: v for k, v in os.environ.items() if k not in {"GOOS", "GOARCH"}}
     environment |= {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"} | dict(own)
     # -mod=readonly: what is not in go.sum is an error. -modcacherw: a module cache that is
-    # read-only could not be removed again.
-    flags = ["-mod=readonly", "-modcacherw", "-trimpath", "-ldflags", module.linker_flags]
+    # read-only could not be removed again. -buildvcs: git has no say in this.
+    flags = ["-mod=readonly", "-modcacherw", "-buildvcs=false", "-trimpath"]
+    flags += ["-ldflags", module.linker_flags]
     packages = [module.packages[name] for name in names]
     # Go names a program after the last part of its package that is no version: server, for etcd.
     outputs = [str(target) + "/"] if len(names) > 1 else [str(target / names[0])]

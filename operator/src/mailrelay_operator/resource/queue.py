@@ -36,11 +36,12 @@ _CLASS_STAYS = Rule(
 )
 
 
+_SERVER = r"(nats|tls)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
 Url = Annotated[
     str,
     Field(min_length=1, max_length=1024),
     Shape(
-        r"^(nats|tls)://[^\s@]+$",
+        rf"^{_SERVER}(,{_SERVER})*$",
         "must be nats://host:port or tls://host:port, several with commas; who the relay is says "
         "credentials, and no user or password in here",
     ),

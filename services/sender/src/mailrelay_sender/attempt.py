@@ -3,6 +3,8 @@
 The next smart host of the route is tried when one cannot be used: connection, TLS or AUTH failed.
 Once there is a connection it is this one's word that counts, whatever it says and however it ends.
 
+The commands leave together where the next hop offers PIPELINING (docs/decisions/0031).
+
 Failure is per recipient. Whatever breaks the attempt off, what was decided before stands, and
 every recipient that was not decided is deferred with the reason. Raises nothing of its own.
 """
@@ -30,7 +32,13 @@ from mailrelay_sender.classify import (
     needs_smtputf8,
     timed_out,
 )
-from mailrelay_sender.connection import ConnectError, ConnectionPool, HopConnection, HopError
+from mailrelay_sender.connection import (
+    ConnectError,
+    ConnectionPool,
+    Conversation,
+    HopConnection,
+    HopError,
+)
 from mailrelay_sender.plan import Hosts
 
 Pieces = Callable[[Job], AsyncIterator[bytes]]
@@ -83,13 +91,15 @@ async def attempt(
 ) -> AttemptResult:
     """Try the job once, within `limit_seconds`, and return every recipient's outcome.
 
-    `is_ours` is asked right before the first RCPT, when the job becomes open (decision 0004):
-    connecting may have taken long, and another sender may have been given the job meanwhile.
+    `is_ours` is asked right before the first RCPT leaves, when the job becomes open (decision
+    0004): connecting may have taken long, and another sender may have been given the job meanwhile.
     """
     trial = _Trial(job, hosts.next_hop, AttemptResult(), list(job.recipients), is_ours)
     try:
         async with asyncio.timeout(limit_seconds):
             await _with_connection(trial, hosts, pieces, hosts.connect_seconds(limit_seconds))
+    except _LetGo:
+        trial.result.is_let_go = True
     except TimeoutError:
         trial.decide_rest(timed_out(trial.next_hop, limit_seconds))
     except HopError as error:
@@ -107,26 +117,38 @@ async def _with_connection(
 ) -> None:
     content = pieces(trial.job)
     first = await anext(content)  # before a server is bothered: the content must be readable
-    pool, connection, reply = await _begun(trial, hosts, first, connect_seconds)
+    begun = await _begun(trial, hosts, first, connect_seconds)
+    connection = begun.connection
     finished = False
     try:
         trial.result.tls = connection.tls
-        finished = await _transaction(trial, connection, reply, _all(first, content))
+        finished = await _transaction(trial, begun, _all(first, content))
     finally:
         if finished:
             connection.messages += 1
-            await pool.put_back(connection)
+            await begun.pool.put_back(connection)
         else:
             connection.abort()
 
 
-_Begun = tuple[ConnectionPool, HopConnection, Reply]
+class _LetGo(Exception):  # noqa: N818 — no error: another sender may have the job
+    """The job may be another's by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A transaction at a smart host: the answer to MAIL, and the replies behind it."""
+
+    pool: ConnectionPool
+    connection: HopConnection
+    mail: Reply
+    rest: Conversation
 
 
 async def _begun(trial: _Trial, hosts: Hosts, first: bytes, connect_seconds: float) -> _Begun:
-    """Have MAIL answered by the first smart host that can be used; return what it said.
+    """Have MAIL answered by the first smart host that can be used.
 
-    Raises ConnectError when none can be, with all their reasons.
+    Raises ConnectError when none can be, with all their reasons; HopError, _LetGo.
     """
     trying, replies = hosts.in_turn()
     for pool in trying:
@@ -144,60 +166,64 @@ async def _begun_at(
 ) -> _Begun:
     connection = await pool.get(limit_seconds=connect_seconds)
     try:
-        reply = None
         if connection.messages:
             # A kept connection may be closed by now, or be told so as the answer to MAIL; nothing
             # was taken then, so one try on a fresh one is safe.
-            reply = await _mail_on_kept(trial, connection, first)
-            if reply is None:
-                connection.abort()
-                connection = await pool.get(fresh=True, limit_seconds=connect_seconds)
-        if reply is None:
-            reply = await _mail(trial, connection, first)
+            opened = await _open_on_kept(trial, connection, first)
+            if opened is not None:
+                return _Begun(pool, connection, *opened)
+            connection.abort()
+            connection = await pool.get(fresh=True, limit_seconds=connect_seconds)
+        return _Begun(pool, connection, *await _open(trial, connection, first))
     except BaseException:
         connection.abort()
         raise
-    return pool, connection, reply
 
 
-async def _mail_on_kept(trial: _Trial, connection: HopConnection, first: bytes) -> Reply | None:
+_Opening = tuple[Reply, Conversation]
+
+
+async def _open_on_kept(trial: _Trial, connection: HopConnection, first: bytes) -> _Opening | None:
     try:
-        reply = await _mail(trial, connection, first)
+        mail, rest = await _open(trial, connection, first)
     except HopError:
         return None
-    return None if reply.code == CLOSING else reply
+    return None if mail.code == CLOSING else (mail, rest)
 
 
-async def _mail(trial: _Trial, connection: HopConnection, first: bytes) -> Reply:
+async def _open(trial: _Trial, connection: HopConnection, first: bytes) -> _Opening:
+    """Begin a transaction: with all of its commands, or with the first. Raises HopError, _LetGo."""
     job = trial.job
-    words = [b"MAIL", b"FROM:<" + job.reverse_path.encode() + b">"]
+    mail = [b"MAIL", b"FROM:<" + job.reverse_path.encode() + b">"]
     if connection.supports("size"):
-        words.append(b"SIZE=%d" % job.size_bytes)
+        mail.append(b"SIZE=%d" % job.size_bytes)
     if job.body_8bitmime and connection.supports("8bitmime"):
-        words.append(b"BODY=8BITMIME")
+        mail.append(b"BODY=8BITMIME")
     if job.smtputf8:
         if connection.supports("smtputf8"):
-            words.append(b"SMTPUTF8")
+            mail.append(b"SMTPUTF8")
         elif _needs_smtputf8(job, first):
-            return needs_smtputf8(trial.next_hop)
-    reply = await connection.command(*words)
+            return needs_smtputf8(trial.next_hop), connection.converse(())
+    if not trial.is_ours():
+        raise _LetGo
+    rcpts = [(b"RCPT", b"TO:<" + each.address.encode() + b">") for each in job.recipients]
+    conversation = connection.converse((tuple(mail), *rcpts, (b"DATA",)))
+    reply = await conversation.next()
     passed("attempt.mail_answered")
-    return reply
+    return reply, conversation
 
 
-async def _transaction(
-    trial: _Trial, connection: HopConnection, mail: Reply, content: AsyncIterator[bytes]
-) -> bool:
+async def _transaction(trial: _Trial, begun: _Begun, content: AsyncIterator[bytes]) -> bool:
     """Return whether the connection is between transactions, ready for the next one."""
+    connection, mail, conversation = begun.connection, begun.mail, begun.rest
     if not is_accepted(Stage.MAIL, mail):
         trial.decide(trial.undecided, Stage.MAIL, mail)
-        return await _reset(connection, mail)
-    if not trial.is_ours():
-        trial.result.is_let_go = True
-        return False
+        return await _reset(connection, mail, conversation)
+    if not trial.is_ours():  # again: the answer may have taken long, and nothing is taken yet
+        raise _LetGo
     taken: list[Recipient] = []
     for recipient in trial.job.recipients:
-        reply = await connection.command(b"RCPT", b"TO:<" + recipient.address.encode() + b">")
+        reply = await conversation.next()
         passed("attempt.rcpt_answered")
         if is_accepted(Stage.RCPT, reply):
             taken.append(recipient)
@@ -207,22 +233,28 @@ async def _transaction(
             trial.decide_rest(reply)
             return False
     if not taken:
-        return await _reset(connection, mail)
-    reply = await connection.command(b"DATA")
+        return await _reset(connection, mail, conversation)
+    reply = await conversation.next()
     passed("attempt.data_answered")
     if not is_accepted(Stage.DATA, reply):
         trial.decide(taken, Stage.DATA, reply)
-        return await _reset(connection, reply)
+        return await _reset(connection, reply, conversation)
     reply = await connection.content(content)
     passed("attempt.content_answered")
     trial.decide(taken, Stage.CONTENT, reply)
     return reply.code != CLOSING
 
 
-async def _reset(connection: HopConnection, last: Reply) -> bool:
+async def _reset(connection: HopConnection, last: Reply, conversation: Conversation) -> bool:
+    """End a transaction without content; False when that needs the connection's end."""
     if last.code == CLOSING:
         return False
     try:
+        for reply in await conversation.rest():
+            # DATA was sent with the rest, and the server waits for content for nobody (RFC 2920
+            # section 3.1 would have it end with a dot, and some might deliver that).
+            if is_accepted(Stage.DATA, reply) or reply.code == CLOSING:
+                return False
         reply = await connection.command(b"RSET")
     except HopError:
         return False

@@ -11,7 +11,7 @@ import contextlib
 import ipaddress
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
@@ -24,6 +24,7 @@ from mailrelay.config.tls import certificate_words, upstream_context
 from mailrelay.mail.reply import Reply
 from mailrelay.runtime.steps import passed
 from mailrelay_sender.classify import auth_failed, cannot_connect, connection_lost, tls_failed
+from mailrelay_sender.dialogue import Dialogue, DialogueError
 from mailrelay_sender.route import SmartHost
 
 CONNECT_SECONDS = 30.0
@@ -148,7 +149,10 @@ class HopConnection:
     """One open connection, ready for a transaction."""
 
     def __init__(self, client: aiosmtplib.SMTP, next_hop: str, verdicts: Verdicts) -> None:
+        """Take over a client that has connected, and whose transport is there."""
         self._client = client
+        # uvloop's transports do what asyncio.Transport does, without being one.
+        self._dialogue = Dialogue.take_over(cast("asyncio.Transport", client.transport))
         self._verdicts = verdicts
         self._next_hop = next_hop
         self.messages = 0
@@ -159,7 +163,7 @@ class HopConnection:
     @property
     def is_open(self) -> bool:
         """Whether the connection still stands, as far as we know."""
-        return self._client.is_connected
+        return self._dialogue.is_open
 
     def supports(self, extension: str) -> bool:
         """Tell whether the server offered an extension."""
@@ -168,46 +172,76 @@ class HopConnection:
     async def command(self, *words: bytes) -> Reply:
         """Send a command and return the reply. Raises LostError."""
         try:
-            response = await self._client.execute_command(*words)
-        except (SMTPException, OSError) as error:
-            raise LostError(connection_lost(self._next_hop, _why(error))) from error
-        return Reply.parse(response.code, response.message)
+            return await self._dialogue.tell(*words)
+        except DialogueError as error:
+            raise LostError(connection_lost(self._next_hop, str(error))) from error
+
+    def converse(self, commands: Sequence[tuple[bytes, ...]]) -> Conversation:
+        """Send commands together where the server takes that (RFC 2920), else one by one.
+
+        Raises LostError.
+        """
+        if not self.supports("pipelining"):
+            return Conversation(self, deque(commands), deque())
+        try:
+            replies = self._dialogue.tell_nowait(commands)
+        except DialogueError as error:
+            raise LostError(connection_lost(self._next_hop, str(error))) from error
+        return Conversation(self, deque(), deque(replies))
+
+    async def answer(self, reply: asyncio.Future[Reply]) -> Reply:
+        """Wait for the reply to what was sent before. Raises LostError."""
+        try:
+            return await reply
+        except DialogueError as error:
+            raise LostError(connection_lost(self._next_hop, str(error))) from error
 
     async def content(self, pieces: AsyncIterator[bytes]) -> Reply:
         """Send the content behind an accepted DATA, and the end mark; return the final reply.
 
         Raises LostError, and whatever `pieces` raises (the connection is unusable then).
         """
-        protocol, transport = self._client.protocol, self._client.transport
-        if protocol is None or transport is None:
-            raise LostError(connection_lost(self._next_hop, "closed"))
-        # uvloop's transports do what asyncio.Transport does, without being one.
-        writable = cast("asyncio.Transport", transport)
         try:
             async for piece in pieces:
                 view = memoryview(piece)
                 for start in range(0, len(view), _WRITE_BYTES):
-                    writable.write(view[start : start + _WRITE_BYTES])
-                    # No StreamWriter: it closes the connection when it is thrown away.
-                    await protocol._drain_helper()  # noqa: SLF001 — aiosmtplib has no other way to wait for room
-        except (ConnectionError, OSError) as error:
-            raise LostError(connection_lost(self._next_hop, _why(error))) from error
+                    await self._dialogue.send(view[start : start + _WRITE_BYTES])
+        except DialogueError as error:
+            raise LostError(connection_lost(self._next_hop, str(error))) from error
         async with self._verdicts.one():
             passed("attempt.content_sent")  # a turn later the final dot is out as well
             return await self.command(b".")
 
     def abort(self) -> None:
         """Drop the connection at once; what was not ended by a final dot is not taken."""
-        transport = self._client.transport
-        if transport is not None:
-            cast("asyncio.Transport", transport).abort()
-        self._client.close()
+        self._dialogue.abort()
 
     async def quit(self) -> None:
         """Say QUIT and close."""
-        with contextlib.suppress(SMTPException, OSError, asyncio.TimeoutError):
-            await self._client.quit(timeout=QUIT_SECONDS)
-        self._client.close()
+        with contextlib.suppress(LostError, TimeoutError):
+            async with asyncio.timeout(QUIT_SECONDS):
+                await self.command(b"QUIT")
+        self.abort()
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The replies to some commands, in order; those not sent yet are sent as they are asked for."""
+
+    _connection: HopConnection
+    _unsent: deque[tuple[bytes, ...]]
+    _sent: deque[asyncio.Future[Reply]]
+
+    async def next(self) -> Reply:
+        """Return the next command's reply. Raises LostError."""
+        if self._sent:
+            return await self._connection.answer(self._sent.popleft())
+        return await self._connection.command(*self._unsent.popleft())
+
+    async def rest(self) -> list[Reply]:
+        """Return the replies that are to come, and send nothing more. Raises LostError."""
+        self._unsent.clear()
+        return [await self.next() for _ in range(len(self._sent))]
 
 
 class ConnectionPool:
