@@ -11,6 +11,8 @@ from mailrelay_operator.desired.children import desired
 from tests.operator.golden_files import path_of, text_of
 from tests.operator.relays import CASES, GOLDEN, case, inputs
 
+pytestmark = pytest.mark.timeout(300)  # schemas and YAML take a while on a busy machine
+
 KUBERNETES = "1.35"
 OF_ADD_ONS = {"Certificate", "PodMonitor"}  # Kubernetes has no schema of these
 

@@ -19,6 +19,8 @@ from mailrelay_operator.resource.relay import ResourceError, read_relay
 from mailrelay_operator.resource.relay_config import relay_config
 from tests.operator.relays import body, child, inputs, pod_specs, relay
 
+pytestmark = pytest.mark.timeout(300)  # schemas and YAML take a while on a busy machine
+
 MARK = "zqx"
 HOSTILE = (
     f"{MARK}$(MAILRELAY_NATS_URL) `id` $(id) {{{{ .Values }}}} \"'\\\n---\nkind: Pod #é\u2028 % :"

@@ -8,6 +8,8 @@ import datetime as dt
 import json
 import smtplib
 import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,12 @@ from tests.operator.pods_as_processes import (
     service_changes,
 )
 from tests.operator.relays import inputs, relay
+from tests.support.certificates import make_certificates
+from tests.support.extensions import Extensions
+from tests.support.upstream import ScriptedUpstream
 from tests.support.wait import wait_until
 
+PASSWORD = "open sesame"  # noqa: S105 — of a server that stands on loopback for a test
 CAPTURES: dict[str, Any] = {"routes": [], "queue": {"storage": {"size": "1Gi"}}}
 
 
@@ -169,20 +175,48 @@ async def test_both_keys_of_a_role_are_let_in_while_they_are_replaced(tmp_path: 
     assert answers == [[True, False], [True, True], [False, True]]
 
 
-@pytest.mark.timeout(300)
-async def test_mail_is_taken_under_tls_from_the_generated_user_and_captured(
-    tmp_path: Path,
-) -> None:
-    children, secrets = made(relay(CAPTURES))
-    (server,) = nats_pods(children, secrets, tmp_path)
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A whole relay: where it is reached, and its Secrets."""
+
+    smtp: int
+    http: int
+    secrets: Secrets
+
+    async def messages(self) -> str:
+        """What the monitor says of mail, to who has the token."""
+        token = self.secrets["mail-http-token"]["token"].decode()
+        headers = {"Authorization": f"Bearer {token}"}
+        _, text = await asyncio.to_thread(get, self.http, "/api/messages", headers)
+        return text
+
+    async def wait_message(self, word: str) -> None:
+        """Wait until the monitor says of a message what became of it."""
+
+        async def is_said() -> bool:
+            text = await self.messages()
+            assert word in text, text
+            return True
+
+        await wait_until(is_said, SECONDS, f"a message is {word}", interval=0.2)
+
+
+@contextlib.asynccontextmanager
+async def running_relay(
+    spec: dict[str, Any], folder: Path, given: Secrets
+) -> AsyncIterator[Running]:
+    """Run all pods of a relay until each has answered all its probes."""
+    children, secrets = made(relay(spec))
+    secrets = {**secrets, **given}
+    (server,) = nats_pods(children, secrets, folder)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(server.running())
         await server.wait_probed("startupProbe")
-        await streams_made(children, secrets, tmp_path / "job", [server])
+        await streams_made(children, secrets, folder / "job", [server])
         pods = {}
         for component in ("ingress", "sender", "monitor"):
             owner = owner_of(children, component)
-            pod = pods[component] = Pod(owner, children, secrets, tmp_path / component)
+            pod = pods[component] = Pod(owner, children, secrets, folder / component)
             pod.rewrite("/etc/mailrelay/config.json")
             pod.changes = service_changes(pod, url_of([server]))
         smtp, http = pods["ingress"].ports["submission"], pods["monitor"].ports["http"]
@@ -198,20 +232,53 @@ async def test_mail_is_taken_under_tls_from_the_generated_user_and_captured(
         for pod in pods.values():
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
                 await pod.wait_probed(probe)
-        await asyncio.to_thread(send, smtp, secrets)
+        yield Running(smtp, http, secrets)
 
-        async def is_captured() -> bool:
-            token = secrets["mail-http-token"]["token"].decode()
-            headers = {"Authorization": f"Bearer {token}"}
-            _, text = await asyncio.to_thread(get, http, "/api/messages", headers)
-            assert "captured" in text, text
-            return True
 
-        await wait_until(is_captured, SECONDS, "the mail is captured", interval=0.2)
-        status, text = await asyncio.to_thread(get, http, "/readyz")
+@pytest.mark.timeout(300)
+async def test_mail_is_taken_under_tls_from_the_generated_user_and_captured(
+    tmp_path: Path,
+) -> None:
+    async with running_relay(CAPTURES, tmp_path, {}) as running:
+        await asyncio.to_thread(send, running.smtp, running.secrets)
+        await running.wait_message("captured")
+        status, text = await asyncio.to_thread(get, running.http, "/readyz")
         assert status == 200, text
-        status, _ = await asyncio.to_thread(get, http, "/api/messages")
+        status, _ = await asyncio.to_thread(get, running.http, "/api/messages")
         assert status == 401
+
+
+@pytest.mark.timeout(300)
+async def test_mail_goes_on_with_the_credentials_and_authorities_of_named_secrets(
+    tmp_path: Path,
+) -> None:
+    certificates = make_certificates(tmp_path / "certificates")
+    offers = Extensions(
+        starttls=certificates.server.context(),
+        auth=("PLAIN",),
+        auth_only_with_tls=True,
+        auth_required=True,
+        credentials={"ada": PASSWORD},
+    )
+    async with ScriptedUpstream(extensions=offers) as upstream:
+        host = {
+            "host": "127.0.0.1",
+            "port": upstream.port,
+            "caSecretName": "authority",
+            "credentialsSecretName": "account",
+        }
+        spec = {**CAPTURES, "routes": [{"name": "everything", "smartHosts": [host]}]}
+        given = {
+            "authority": {"ca.crt": certificates.authority.read_bytes()},
+            "account": {"username": b"ada", "password": PASSWORD.encode()},
+        }
+        async with running_relay(spec, tmp_path, given) as running:
+            await asyncio.to_thread(send, running.smtp, running.secrets)
+            await running.wait_message("sent")
+        (delivery,) = upstream.received
+        assert delivery.tls
+        assert delivery.auth == "ada"
+        assert upstream.violations == []
 
 
 def send(port: int, secrets: Secrets) -> None:
