@@ -25,7 +25,8 @@ from mailrelay_operator.resource.relay import Relay
 _TRIES: Final = 100
 _GRACE_SECONDS: Final = 10
 _REQUESTS: Final = {"cpu": "50m", "memory": "64Mi"}
-_LIMITS: Final = {"memory": "256Mi"}
+# A limit for the processor, too: nobody can set one here, and a quota may ask for it.
+_LIMITS: Final = {"cpu": "1", "memory": "256Mi"}
 
 
 def streams_job(relay: Relay, inputs: Inputs, config: Mapping[str, Any]) -> Manifest:
