@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from mailrelay_operator.desired.children import desired
 from mailrelay_operator.desired.manifest import Manifest
-from mailrelay_operator.desired.pods import literal
+from mailrelay_operator.desired.names import Component
+from mailrelay_operator.desired.pods import Container, container_environment
 from mailrelay_operator.resource.relay import ResourceError, read_relay
 from mailrelay_operator.resource.relay_config import relay_config
 from tests.operator.relays import body, child, inputs, pod_specs, relay
@@ -25,8 +26,6 @@ MARK = "zqx"
 HOSTILE = (
     f"{MARK}$(MAILRELAY_NATS_URL) `id` $(id) {{{{ .Values }}}} \"'\\\n---\nkind: Pod #é\u2028 % :"
 )
-# What a URL may have: no space, and no colon but the port's.
-NO_SPACES = "".join(sign for sign in HOSTILE if not sign.isspace() and sign not in "@:,")
 
 # Every text of a resource that has no pattern of its own.
 FREE: dict[str, Any] = {
@@ -47,14 +46,6 @@ FREE: dict[str, Any] = {
         },
     },
     "monitor": {"podMonitor": {"labels": {"a": HOSTILE}}},
-    "queue": {
-        "url": f"nats://{NO_SPACES}",
-        "prefix": "p",
-        "storeBytes": 10**9,
-        "credentials": {
-            f"{role}SecretName": role for role in ("admin", "ingress", "sender", "monitor")
-        },
-    },
 }
 
 
@@ -72,21 +63,25 @@ def texts(node: object, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def test_a_hostile_value_is_in_a_manifest_as_it_is_and_nowhere_a_part_of_something_else() -> None:
-    given_texts = {HOSTILE, literal(f"nats://{NO_SPACES}")}
     found = set()
     for each in desired(relay(FREE), inputs()):
         for path, text in texts(each):
             if MARK in text:
-                assert text in given_texts, path
+                assert text == HOSTILE, path
                 assert not path.endswith((".args[]", ".command[]")), path
-                found.add(text)
-    assert found == given_texts
+                found.add(path)
+    assert len(found) > 10
 
 
 def test_what_looks_like_a_variable_in_an_environment_is_none() -> None:
+    """No text of a resource that gets there has a `$` today; the pods do not rely on it."""
+    (variable,) = container_environment(
+        Container(Component.SENDER, "", {}, environment={"A": HOSTILE})
+    )
+    assert variable == {"name": "A", "value": HOSTILE.replace("$", "$$")}
     for spec in pod_specs(desired(relay(FREE), inputs())).values():
-        for variable in spec["containers"][0].get("env", ()):
-            assert "$(" not in variable.get("value", "").replace("$$", "")
+        for each in spec["containers"][0].get("env", ()):
+            assert "$(" not in each.get("value", "").replace("$$", "")
 
 
 @pytest.mark.parametrize(
@@ -112,10 +107,18 @@ def test_a_name_that_would_be_a_part_of_another_text_is_refused(spec: dict[str, 
         read_relay(body(spec))
 
 
-@pytest.mark.parametrize("url", ["nats://a:b", "nats://a:99999", "nats://a,nats://b:-1"])
-def test_a_url_that_names_no_port_is_a_fault_of_the_resource(url: str) -> None:
-    with pytest.raises(ResourceError, match=r"spec\.queue\.url: .*[Pp]ort"):
-        desired(relay({"queue": {**FREE["queue"], "url": url}}), inputs())
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("nats://a:b", "nats://a:99999", "nats://a,nats://b:-1", "nats://$(X)", "nats://a'b"),
+        *("nats://user:password@a", "http://a", "nats://a b"),
+    ],
+)
+def test_a_url_that_names_no_server_and_port_is_a_fault_of_the_resource(url: str) -> None:
+    credentials = {f"{role}SecretName": role for role in ("admin", "ingress", "sender", "monitor")}
+    queue = {"url": url, "prefix": "p", "storeBytes": 10**9, "credentials": credentials}
+    with pytest.raises(ResourceError, match=r"spec\.queue\.url: "):
+        desired(relay({"queue": queue}), inputs())
 
 
 # What Kubernetes itself takes for the value of a label; an annotation may be anything.

@@ -187,13 +187,7 @@ def pod_template(  # noqa: PLR0913 — the parts of a pod
 
 
 def _container(relay: Relay, container: Container, volumes: tuple[Volume, ...]) -> Manifest:
-    environment: list[Manifest] = [
-        {"name": name, "value": literal(value)} for name, value in container.environment.items()
-    ]
-    environment += [
-        {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
-        for name, path in container.fields.items()
-    ]
+    environment = container_environment(container)
     lifecycle = {"preStop": {"sleep": {"seconds": container.pause_seconds}}}
     return without_none(
         {
@@ -228,6 +222,17 @@ def _container(relay: Relay, container: Container, volumes: tuple[Volume, ...]) 
             ],
         }
     )
+
+
+def container_environment(container: Container) -> list[Manifest]:
+    """Return the variables of a container: values as they are, and what the pod itself knows."""
+    environment: list[Manifest] = [
+        {"name": name, "value": literal(value)} for name, value in container.environment.items()
+    ]
+    return environment + [
+        {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+        for name, path in container.fields.items()
+    ]
 
 
 def literal(value: str) -> str:
