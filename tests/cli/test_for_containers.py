@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from mailrelay.queue.nkey import public_key_of
 from mailrelay.queue.rights import Role
 from mailrelay_cli.errors import BadInputError
 from mailrelay_cli.for_containers import PrepareOptions, prepare
-from mailrelay_cli.nats_config import public_key_of
 from mailrelay_cli.nats_server import find_nats_server
 from tests.support.relay import free_port
 from tests.support.wait import wait_until

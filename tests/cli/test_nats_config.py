@@ -9,10 +9,10 @@ import pytest
 
 from mailrelay.queue.names import Names
 from mailrelay.queue.rights import Role, rights_of
+from mailrelay.queue.server_config import MINIMUM_STORE_BYTES
 from mailrelay_cli.data_folder import DataFolder, make_data_folder
 from mailrelay_cli.errors import BadInputError
 from mailrelay_cli.nats_config import (
-    MINIMUM_STORE_BYTES,
     NatsServerPlan,
     make_credentials,
     note_reserved,

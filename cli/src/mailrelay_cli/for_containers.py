@@ -17,20 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailrelay.config.model import RelayConfig
+from mailrelay.queue.nkey import new_seed, public_key_of
 from mailrelay.queue.rights import Role
+from mailrelay.queue.server_config import MINIMUM_STORE_BYTES
 from mailrelay.runtime.lifecycle import EXIT_OK
 from mailrelay_cli.checked_config import checked_config
 from mailrelay_cli.console import say
 from mailrelay_cli.data_folder import write_private
 from mailrelay_cli.errors import BadInputError
 from mailrelay_cli.first_secrets import USER, ensure_token, ensure_user
-from mailrelay_cli.nats_config import (
-    MINIMUM_STORE_BYTES,
-    NatsServerPlan,
-    new_seed,
-    public_key_of,
-    server_config_text,
-)
+from mailrelay_cli.nats_config import NatsServerPlan, server_config_text
 
 _NATS_PORT = 4222
 _NEEDED = "nats"

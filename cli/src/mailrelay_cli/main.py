@@ -20,6 +20,7 @@ from mailrelay.queue.connection import ConnectionSettings
 from mailrelay.queue.errors import QueueError, StreamMismatchError
 from mailrelay.queue.names import Names
 from mailrelay.queue.rights import Role
+from mailrelay.queue.server_config import MINIMUM_STORE_BYTES
 from mailrelay.queue.streams import REPLICAS
 from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK
 from mailrelay.runtime.logging import configure_logging
@@ -32,7 +33,6 @@ from mailrelay_cli.for_containers import PrepareOptions, needed_store_bytes, pre
 from mailrelay_cli.health import health
 from mailrelay_cli.limits import LimitsOptions, show_limits
 from mailrelay_cli.mail_commands import captured_app, failed_app
-from mailrelay_cli.nats_config import MINIMUM_STORE_BYTES
 from mailrelay_cli.prepare import RunOptions
 from mailrelay_cli.queue_step import ensure_queue, queue_limits
 from mailrelay_cli.run import run_relay
@@ -164,9 +164,14 @@ def prepare_command(
 def ensure_command(
     nats: Annotated[
         str,
-        typer.Option(help="Where NATS is: nats://host:port, of a cluster several with commas."),
+        typer.Option(
+            help="Where NATS is: nats://host:port, of a cluster several with commas.",
+            envvar="MAILRELAY_NATS_URL",
+        ),
     ],
-    seed_file: Annotated[Path, typer.Option(help="The admin's NKey seed.")],
+    seed_file: Annotated[
+        Path, typer.Option(help="The admin's NKey seed.", envvar="MAILRELAY_NATS_SEED_FILE")
+    ],
     store_bytes: Annotated[
         int | None,
         typer.Option(min=MINIMUM_STORE_BYTES, help="The queue's space; default: queue.storeBytes."),

@@ -7,25 +7,20 @@ that only this user may read. Written as JSON, which nats-server's format contai
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nkeys
-
 from mailrelay.queue.names import Names
-from mailrelay.queue.rights import Role, rights_of
+from mailrelay.queue.nkey import new_seed, public_key_of
+from mailrelay.queue.rights import Role
+from mailrelay.queue.server_config import MINIMUM_STORE_BYTES, server_config
 from mailrelay_cli.data_folder import DataFolder, write_private
 from mailrelay_cli.errors import BadInputError
 
-MINIMUM_STORE_BYTES = 32 * 1024 * 1024  # below, a share of it cannot hold one large record
 _SHARE_OF_FREE = 0.9  # the rest is for logs, the monitor's index and everybody else
-_MEMORY_STORE_BYTES = 64 * 1024 * 1024
-_MAX_PAYLOAD_BYTES = 8 * 1024 * 1024  # above, nats-server warns
-_SEED_OCTETS = 32
 _LOG_BYTES = 10 * 1024 * 1024
 _LOG_FILES = 5
 _STORE_NOTE = "store.json"
@@ -56,23 +51,6 @@ def make_credentials(folder: DataFolder) -> dict[Role, str]:
     return public_keys
 
 
-def new_seed() -> str:
-    """Return the seed of a new key pair."""
-    seed: bytes = nkeys.encode_seed(os.urandom(_SEED_OCTETS), nkeys.PREFIX_BYTE_USER)
-    return seed.decode()
-
-
-def public_key_of(seed: str) -> str:
-    """Return the public key that belongs to a seed. Raises ValueError when it is none."""
-    try:
-        pair = nkeys.from_seed(bytearray(seed.encode()))
-        public_key: bytes = pair.public_key
-    except Exception as error:  # the library has several
-        raise ValueError("no NKey seed") from error
-    pair.wipe()
-    return public_key.decode()
-
-
 def nats_config(plan: NatsServerPlan, folder: DataFolder) -> dict[str, Any]:
     """Return the configuration of a nats-server in a relay's data folder."""
     return _server_config(plan, folder.nats) | (_log_file(folder) if plan.logs_to_file else {})
@@ -84,25 +62,17 @@ def server_config_text(plan: NatsServerPlan, store_dir: Path) -> str:
 
 
 def _server_config(plan: NatsServerPlan, store_dir: Path) -> dict[str, Any]:
-    names = Names(plan.prefix)
     return {
         "server_name": plan.prefix,
-        "listen": f"{plan.host}:{plan.port}",
-        "jetstream": {
-            "store_dir": str(store_dir),
+        **server_config(
+            Names(plan.prefix),
+            {role: (key,) for role, key in plan.public_keys.items()},
+            listen=f"{plan.host}:{plan.port}",
+            store_dir=str(store_dir),
             # A server started with less than its streams have reserved lets nobody make them
             # smaller (10047); the streams' own limits hold the smaller size once they are changed.
-            "max_file_store": max(plan.store_bytes, plan.reserved_bytes),
-            "max_memory_store": _MEMORY_STORE_BYTES,
-            "sync_interval": "always",  # the default acks first and syncs two minutes later
-        },
-        "max_payload": _MAX_PAYLOAD_BYTES,
-        "write_deadline": "10s",
-        "authorization": {
-            "timeout": 5,  # seconds; the default of 2 is short for a machine under load
-            "users": _users(plan, names, of_system_account=False),
-        },
-        "accounts": {"$SYS": {"users": _users(plan, names, of_system_account=True)}},
+            max_file_store=max(plan.store_bytes, plan.reserved_bytes),
+        ),
     }
 
 
@@ -176,22 +146,3 @@ def _read_store_note(folder: DataFolder) -> dict[str, int]:
 def _write_store_note(folder: DataFolder, key: str, size: int) -> None:
     note = {"format": 1, **_read_store_note(folder), key: size}
     write_private(folder.nats / _STORE_NOTE, json.dumps(note) + "\n")
-
-
-def _users(plan: NatsServerPlan, names: Names, *, of_system_account: bool) -> list[dict[str, Any]]:
-    return [
-        _user(role, plan.public_keys[role], names)
-        for role in Role
-        if role.is_of_system_account is of_system_account
-    ]
-
-
-def _user(role: Role, public_key: str, names: Names) -> dict[str, Any]:
-    rights = rights_of(role, names)
-    return {
-        "nkey": public_key,
-        "permissions": {
-            "publish": {"allow": list(rights.publish)},
-            "subscribe": {"allow": list(rights.subscribe)},
-        },
-    }

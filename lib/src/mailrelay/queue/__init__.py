@@ -5,7 +5,8 @@
    what it says keeps within `bounds`.
 3. `connection` holds one role's connection to NATS and speaks the JetStream API.
 4. `streams` says what streams and consumers there are, and makes or checks them (admin only).
-5. `rights` says what each role may do.
+5. `rights` says what each role may do; `nkey` makes the keys by which NATS knows it, and
+   `server_config` tells nats-server of both.
 6. `publish` stores records: one, or several all together; it knows what a refusal means.
 7. `consume` claims records, holds them while they are worked on, and settles them; `epoch` knows
    whether the server still has them.

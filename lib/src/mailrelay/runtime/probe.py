@@ -7,6 +7,7 @@ it: `healthz` fails when the loop has not beaten for a while.
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -29,8 +30,12 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
+class _ServerOfIpv6(_Server):
+    address_family = socket.AF_INET6
+
+
 class Probe:
-    """Serves the three paths on `host:port` from `start` to `close`."""
+    """Serves the three paths on `host:port` (`[host]:port` of IPv6) from `start` to `close`."""
 
     def __init__(
         self,
@@ -40,10 +45,12 @@ class Probe:
     ) -> None:
         """`unready_reason` returns an empty string when the process can do its work."""
         host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        server = _ServerOfIpv6 if ":" in host else _Server
         self._beat_at = time.monotonic()
         self._unready_reason = unready_reason
         self._metrics = make_wsgi_app(registry)
-        self._server = make_server(host, int(port), self._answer, _Server, _Quiet)
+        self._server = make_server(host, int(port), self._answer, server, _Quiet)
 
     def start(self) -> None:
         """Serve in a daemon thread."""

@@ -1,0 +1,292 @@
+"""A relay of the operator's manifests really runs: queue, streams, keys, TLS, AUTH, and mail."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import json
+import smtplib
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailrelay.queue.connection import ConnectionSettings, open_connection
+from mailrelay.queue.errors import QueueUnavailableError
+from mailrelay.queue.rights import Role
+from mailrelay.runtime.logging import configure_logging
+from mailrelay_operator.desired.children import desired
+from mailrelay_operator.desired.manifest import Manifest
+from mailrelay_operator.generate import generate, take_step
+from mailrelay_operator.key_slots import Step, key_slots
+from mailrelay_operator.resource.relay import Relay
+from tests.operator.pods_as_processes import (
+    SECONDS,
+    Pod,
+    Secrets,
+    get,
+    owner_of,
+    service_changes,
+)
+from tests.operator.relays import inputs, relay
+from tests.support.certificates import make_certificates
+from tests.support.extensions import Extensions
+from tests.support.upstream import ScriptedUpstream
+from tests.support.wait import wait_until
+
+PASSWORD = "open sesame"  # noqa: S105 — of a server that stands on loopback for a test
+CAPTURES: dict[str, Any] = {"routes": [], "queue": {"storage": {"size": "1Gi"}}}
+
+
+def made(resource: Relay, secrets: Secrets | None = None) -> tuple[tuple[Manifest, ...], Secrets]:
+    """Children and Secrets, as the operator makes them."""
+    found = dict(secrets or {})
+    found |= {each.name: each.data for each in generate(resource, found, dt.datetime.now(dt.UTC))}
+    keys = {}
+    for role in Role:
+        slots = key_slots(found.get(f"mail-nats-{role.value}", {}))
+        if slots is not None:
+            keys[role] = slots
+    return desired(resource, inputs(keys=keys)), found
+
+
+def nats_pods(children: tuple[Manifest, ...], secrets: Secrets, folder: Path) -> list[Pod]:
+    owner = owner_of(children, "nats")
+    pods = [
+        Pod(owner, children, secrets, folder / f"nats-{number}", f"mail-nats-{number}")
+        for number in range(owner["spec"]["replicas"])
+    ]
+    for pod in pods:
+        own = {"client": 4222, "probe": 8222, "route": 6222}
+        pod.texts = {
+            f"0.0.0.0:{own[name]}": f"127.0.0.1:{port}" for name, port in pod.ports.items()
+        }
+        for other in pods:
+            for name, port in other.ports.items():
+                host = f"{other.name}.mail-nats:{own[name]}"
+                pod.texts[host] = f"127.0.0.1:{port}"
+        pod.rewrite("/etc/nats/nats.conf")
+        if len(pods) > 1:
+            pod.rewrite("/etc/nats/routes.conf")
+    return pods
+
+
+def url_of(pods: list[Pod]) -> str:
+    return ",".join(f"nats://127.0.0.1:{pod.ports['client']}" for pod in pods)
+
+
+async def streams_made(
+    children: tuple[Manifest, ...], secrets: Secrets, folder: Path, servers: list[Pod]
+) -> str:
+    """Run the Job to its end, as often as it takes; what it said."""
+    pod = Pod(owner_of(children, "streams"), children, secrets, folder)
+    for server in servers:
+        pod.texts[f"{server.name}.mail-nats:4222"] = f"127.0.0.1:{server.ports['client']}"
+
+    async def succeeds() -> bool:
+        async with pod.running() as process:
+            code = await asyncio.wait_for(process.wait(), 70)
+        if code == 2:  # bad input: another try does not help
+            raise RuntimeError(pod.said.read_text())
+        assert code == 0, pod.said.read_text()
+        return True
+
+    await wait_until(succeeds, 120, "the streams' Job ends well", interval=0.5)
+    return pod.said.read_text()
+
+
+async def lets_in(url: str, role: Role, seed: bytes, folder: Path) -> bool:
+    """Whether NATS takes a seed; it says no for good, or keeps silent."""
+    file = folder / f"seed-{role.value}"
+    file.write_bytes(seed)
+    log = configure_logging("test", "text")
+    try:
+        async with asyncio.timeout(5):
+            connection = await open_connection(ConnectionSettings(url, role.value, file), log)
+    except (TimeoutError, QueueUnavailableError):
+        return False
+    await connection.close()
+    return True
+
+
+@pytest.mark.timeout(300)
+async def test_one_server_takes_the_operators_configuration_and_the_job_makes_the_streams(
+    tmp_path: Path,
+) -> None:
+    children, secrets = made(relay(CAPTURES))
+    (server,) = nats_pods(children, secrets, tmp_path)
+    async with server.running():
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            await server.wait_probed(probe)
+        said = await streams_made(children, secrets, tmp_path / "job", [server])
+        assert "stream mailrelay-in-0 created" in said
+        await server.wait_probed("livenessProbe")
+        _, text = await asyncio.to_thread(get, server.ports["probe"], "/jsz?config=1")
+        facts = json.loads(text)
+        assert facts["config"]["sync_always"] is True
+        assert facts["config"]["max_storage"] == 1024**3 * 8 // 10
+        _, text = await asyncio.to_thread(get, server.ports["probe"], "/varz")
+        assert json.loads(text)["server_name"] == "mail-nats-0"
+
+
+@pytest.mark.timeout(300)
+async def test_three_servers_find_each_other_and_keep_three_copies(tmp_path: Path) -> None:
+    queue = {"replicas": 3, "storage": {"size": "1Gi"}}
+    children, secrets = made(relay({**CAPTURES, "queue": queue}))
+    servers = nats_pods(children, secrets, tmp_path)
+    async with contextlib.AsyncExitStack() as stack:
+        for server in servers:
+            await stack.enter_async_context(server.running())
+        for server in servers:
+            await server.wait_probed("startupProbe")
+        await streams_made(children, secrets, tmp_path / "job", servers)
+        for server in servers:
+            await server.wait_probed("readinessProbe")
+        _, text = await asyncio.to_thread(
+            get, servers[0].ports["probe"], "/jsz?accounts=1&streams=1&config=1"
+        )
+        (account,) = json.loads(text)["account_details"]
+        copies = {each["config"]["num_replicas"] for each in account["stream_detail"]}
+        assert copies == {3}
+
+
+@pytest.mark.timeout(300)
+async def test_both_keys_of_a_role_are_let_in_while_they_are_replaced(tmp_path: Path) -> None:
+    resource = relay(CAPTURES)
+    _, secrets = made(resource)
+    name = "mail-nats-sender"
+    old = secrets[name]["seed-a"]
+    begun = {**secrets, name: take_step(secrets[name], Step.BEGIN, "now")}
+    new = begun[name]["seed-b"]
+    ended = take_step(take_step(begun[name], Step.SWITCH, "now"), Step.END, "now")
+    answers = []
+    for number, found in enumerate((secrets, begun, {**begun, name: ended})):
+        children, kept = made(resource, found)
+        folder = tmp_path / str(number)
+        (server,) = nats_pods(children, kept, folder)
+        async with server.running():
+            await server.wait_probed("readinessProbe")
+            url = url_of([server])
+            answers.append([await lets_in(url, Role.SENDER, seed, folder) for seed in (old, new)])
+    assert answers == [[True, False], [True, True], [False, True]]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A whole relay: where it is reached, and its Secrets."""
+
+    smtp: int
+    http: int
+    secrets: Secrets
+
+    async def messages(self) -> str:
+        """What the monitor says of mail, to who has the token."""
+        token = self.secrets["mail-http-token"]["token"].decode()
+        headers = {"Authorization": f"Bearer {token}"}
+        _, text = await asyncio.to_thread(get, self.http, "/api/messages", headers)
+        return text
+
+    async def wait_message(self, word: str) -> None:
+        """Wait until the monitor says of a message what became of it."""
+
+        async def is_said() -> bool:
+            text = await self.messages()
+            assert word in text, text
+            return True
+
+        await wait_until(is_said, SECONDS, f"a message is {word}", interval=0.2)
+
+
+@contextlib.asynccontextmanager
+async def running_relay(
+    spec: dict[str, Any], folder: Path, given: Secrets
+) -> AsyncIterator[Running]:
+    """Run all pods of a relay until each has answered all its probes."""
+    children, secrets = made(relay(spec))
+    secrets = {**secrets, **given}
+    (server,) = nats_pods(children, secrets, folder)
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(server.running())
+        await server.wait_probed("startupProbe")
+        await streams_made(children, secrets, folder / "job", [server])
+        pods = {}
+        for component in ("ingress", "sender", "monitor"):
+            owner = owner_of(children, component)
+            pod = pods[component] = Pod(owner, children, secrets, folder / component)
+            pod.rewrite("/etc/mailrelay/config.json")
+            pod.changes = service_changes(pod, url_of([server]))
+        smtp, http = pods["ingress"].ports["submission"], pods["monitor"].ports["http"]
+        pods["ingress"].changes |= {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(smtp)}
+        pods["monitor"].changes |= {
+            "HEALTH_CHECK_PORT": str(http),
+            "HTTP_LISTEN": "127.0.0.1",
+            "MAILRELAY_SMTP_ADDRESS": f"127.0.0.1:{smtp}",
+            "MAILRELAY_EMAILS_DIR": str(pods["monitor"].inside("/app/data/emails")),
+        }
+        for pod in pods.values():
+            await stack.enter_async_context(pod.running())
+        for pod in pods.values():
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                await pod.wait_probed(probe)
+        yield Running(smtp, http, secrets)
+
+
+@pytest.mark.timeout(300)
+async def test_mail_is_taken_under_tls_from_the_generated_user_and_captured(
+    tmp_path: Path,
+) -> None:
+    async with running_relay(CAPTURES, tmp_path, {}) as running:
+        await asyncio.to_thread(send, running.smtp, running.secrets)
+        await running.wait_message("captured")
+        status, text = await asyncio.to_thread(get, running.http, "/readyz")
+        assert status == 200, text
+        status, _ = await asyncio.to_thread(get, running.http, "/api/messages")
+        assert status == 401
+
+
+@pytest.mark.timeout(300)
+async def test_mail_goes_on_with_the_credentials_and_authorities_of_named_secrets(
+    tmp_path: Path,
+) -> None:
+    certificates = make_certificates(tmp_path / "certificates")
+    offers = Extensions(
+        starttls=certificates.server.context(),
+        auth=("PLAIN",),
+        auth_only_with_tls=True,
+        auth_required=True,
+        credentials={"ada": PASSWORD},
+    )
+    async with ScriptedUpstream(extensions=offers) as upstream:
+        host = {
+            "host": "127.0.0.1",
+            "port": upstream.port,
+            "caSecretName": "authority",
+            "credentialsSecretName": "account",
+        }
+        spec = {**CAPTURES, "routes": [{"name": "everything", "smartHosts": [host]}]}
+        given = {
+            "authority": {"ca.crt": certificates.authority.read_bytes()},
+            "account": {"username": b"ada", "password": PASSWORD.encode()},
+        }
+        async with running_relay(spec, tmp_path, given) as running:
+            await asyncio.to_thread(send, running.smtp, running.secrets)
+            await running.wait_message("sent")
+        (delivery,) = upstream.received
+        assert delivery.tls
+        assert delivery.auth == "ada"
+        assert upstream.violations == []
+
+
+def send(port: int, secrets: Secrets) -> None:
+    """Send one mail as a client in the cluster does: by the Service's name, with STARTTLS."""
+    context = ssl.create_default_context(cadata=secrets["mail-ca"]["ca.crt"].decode())
+    user = secrets["mail-smtp"]
+    with smtplib.SMTP("127.0.0.1", port, timeout=SECONDS) as client:
+        client._host = "mail-ingress.apps.svc"  # type: ignore[attr-defined]  # what TLS checks for
+        client.starttls(context=context)
+        client.login(user["username"].decode(), user["password"].decode())
+        client.sendmail("a@example.org", ["b@example.net"], "Subject: one\r\n\r\nHello\r\n")
