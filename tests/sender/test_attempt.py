@@ -254,51 +254,57 @@ async def test_a_connection_lost_around_the_content_defers(
 # --- Pipelining (RFC 2920) ----------------------------------------------------------------------
 
 
-async def test_all_commands_leave_before_the_first_answer_where_that_is_offered() -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"220 up.test\r\n")
-        await reader.readuntil(b"\r\n")
-        writer.write(b"250-up.test\r\n250 PIPELINING\r\n")
-        seen.append(await reader.readuntil(b"DATA\r\n"))
-        writer.write(b"250 MAIL\r\n250 RCPT\r\n550 5.1.1 No\r\n354 Go on\r\n")
-        await reader.readuntil(b"\r\n.\r\n")
-        writer.write(b"250 2.0.0 Taken\r\n")
-        await reader.read()
-        writer.close()
+@contextlib.asynccontextmanager
+async def pool_to_waiter(replies: bytes, seen: list[bytes]) -> AsyncIterator[ConnectionPool]:
+    """A server that answers a transaction's commands only when it has them all.
 
-    seen: list[bytes] = []
+    `seen` gets the commands, and then whatever comes behind the replies to them.
+    """
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(b"220 up.test\r\n")
+            await reader.readuntil(b"\r\n")
+            writer.write(b"250-up.test\r\n250 PIPELINING\r\n")
+            seen.append(await reader.readuntil(b"DATA\r\n"))
+            writer.write(replies)
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                seen.append(await reader.readuntil(b"\r\n.\r\n"))
+                writer.write(b"250 2.0.0 Taken\r\n")
+                await reader.read()
+        finally:
+            writer.close()
+            served.set()
+
+    served = asyncio.Event()
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, pool_at("127.0.0.1", port) as pool:
+    async with server:
+        async with pool_at("127.0.0.1", server.sockets[0].getsockname()[1]) as pool:
+            yield pool
+        await asyncio.wait_for(served.wait(), 30)
+
+
+async def test_all_commands_leave_before_the_first_answer_where_that_is_offered() -> None:
+    seen: list[bytes] = []
+    replies = b"250 MAIL\r\n250 RCPT\r\n550 5.1.1 No\r\n354 Go on\r\n"
+    async with pool_to_waiter(replies, seen) as pool:
         result = await try_once(make_job(2), pool)
     assert dispositions(result) == [SENT, BOUNCED]
-    assert seen[0].split(b"\r\n")[1:] == [
+    commands, content = seen
+    assert commands.split(b"\r\n")[1:] == [
         *(b"RCPT TO:<r%d@reader.test>" % n for n in range(2)),
         b"DATA",
         b"",
     ]
+    assert content == make_job().content + b".\r\n"
 
 
 async def test_a_server_that_waits_for_content_for_nobody_gets_none() -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"220 up.test\r\n")
-        await reader.readuntil(b"\r\n")
-        writer.write(b"250-up.test\r\n250 PIPELINING\r\n")
-        await reader.readuntil(b"DATA\r\n")
-        writer.write(b"250 MAIL\r\n550 5.1.1 No\r\n550 5.1.1 No\r\n354 Go on\r\n")
-        with contextlib.suppress(ConnectionError):
-            behind.append(await reader.read())
-        writer.close()
-        done.set()
-
-    behind: list[bytes] = []
-    done = asyncio.Event()
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, pool_at("127.0.0.1", port) as pool:
+    seen: list[bytes] = []
+    replies = b"250 MAIL\r\n550 5.1.1 No\r\n550 5.1.1 No\r\n354 Go on\r\n"
+    async with pool_to_waiter(replies, seen) as pool:
         assert dispositions(await try_once(make_job(2), pool)) == [BOUNCED] * 2
-        await asyncio.wait_for(done.wait(), 10)
-    assert behind in ([], [b""])
+    assert len(seen) == 1  # the commands, and then the end
 
 
 # --- Kept connections ---------------------------------------------------------------------------
