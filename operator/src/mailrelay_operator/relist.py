@@ -57,7 +57,8 @@ class Relist:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                await self._list()
+                async with self._cluster.listing:
+                    await self._list()
             except ClusterError as error:
                 self._log.warning("operator.relist_failed", reason=str(error))
                 await self._sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 — spreads load

@@ -31,7 +31,8 @@ Manifest = dict[str, Any]
 REQUEST_SECONDS: Final = 30.0
 # The server sends a bookmark about each minute; a watch that is silent for longer is dead.
 SILENCE_SECONDS: Final = 90.0
-_PAGE = 500  # objects in one answer: bounds what is in memory at once
+_PAGE = 100  # objects in one answer
+_LISTS_AT_ONCE = 2  # both bound what is in memory at once: an object takes some 50 KB there
 
 _JSON = "application/json"
 _METADATA = "application/json;as={};g=meta.k8s.io;v=v1,application/json"
@@ -54,6 +55,8 @@ class Cluster:
     def __init__(self, client: ApiClient) -> None:
         self._client = client
         self.requests = 0  # sent so far, watches included
+        # To be held by who reads pages.
+        self.listing = asyncio.Semaphore(_LISTS_AT_ONCE)
 
     async def close(self) -> None:
         """Close all connections."""

@@ -86,7 +86,8 @@ class Watch:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                since = await self._list()
+                async with self._cluster.listing:
+                    since = await self._list()
                 pause = _FIRST_PAUSE_SECONDS
                 await self._watch(since)
             except GoneError:
