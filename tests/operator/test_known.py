@@ -90,3 +90,21 @@ def test_the_content_of_a_generated_secret_is_in_no_text() -> None:
     assert own.data == {"password": b"hush"}
     assert "hush" not in repr(own)
     assert "aHVzaA" not in repr(own)
+
+
+def test_a_relay_may_name_a_secret_that_was_generated_for_another_one() -> None:
+    known, told = memory()
+    known.reads(("n", "b"), [("n", "a-smtp")])
+    known.note_own_secret(child("5", name="a-smtp") | {"data": {}})
+    assert known.secret_version(("n", "a-smtp")) == "5"
+    assert ("n", "b") in told
+    known.forget_own_secret(("n", "a-smtp"))
+    assert known.secret_version(("n", "a-smtp")) == ""
+
+
+def test_a_generated_secret_that_lost_its_label_is_still_there() -> None:
+    known, _ = memory()
+    known.note_own_secret(child("5", name="a-smtp") | {"data": {}})
+    known.note_secret(("n", "a-smtp"), "6")
+    known.forget_own_secret(("n", "a-smtp"))
+    assert known.secret_version(("n", "a-smtp")) == "6"

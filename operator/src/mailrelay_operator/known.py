@@ -143,6 +143,8 @@ class Known:
         before = self._own_secrets.get(key, {}).get(metadata["name"])
         self._own_secrets.setdefault(key, {})[metadata["name"]] = secret
         self._owners[SECRET.kind, _place(found)] = key
+        # Another relay may name it: its smart host may be this one.
+        self.note_secret(_place(found), secret.version)
         if is_news and (before is None or before.version != secret.version):
             self._concerns(key)
 
@@ -150,7 +152,10 @@ class Known:
         """Take note that a generated Secret is gone."""
         key = self._owners.pop((SECRET.kind, place), None)
         if key is not None:
-            self._own_secrets.get(key, {}).pop(place[1], None)
+            own = self._own_secrets.get(key, {}).pop(place[1], None)
+            # One that only lost its label is seen among people's, maybe before this.
+            if own is not None and self._secret_versions.get(place) == own.version:
+                self.note_secret(place, "")
             if not self._own_secrets.get(key):
                 self._own_secrets.pop(key, None)
             self._concerns(key)

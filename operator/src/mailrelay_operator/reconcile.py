@@ -162,6 +162,7 @@ class Reconciler:
             await parts.writer.make(relay, key, now, log)
         except StrangerError as error:
             found.strangers = (f"Secret {error}",)
+            found.again_seconds = _STOPPED_SECONDS
             return
         except ConflictError as error:
             log.info("relay.secret_raced", reason=str(error))
