@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mailrelay_operator.compare import differences, foreign_fields, quantity, removal
+from mailrelay_operator.compare import differences, foreign_fields, is_wanted, quantity, removal
 
 WANTED: dict[str, Any] = {
     "apiVersion": "apps/v1",
@@ -187,3 +187,14 @@ def test_a_removal_tests_the_version_and_takes_the_last_of_a_list_first() -> Non
         {"op": "remove", "path": "/spec/c/1"},
         {"op": "remove", "path": "/data/x"},
     ]
+
+
+def test_a_wanted_field_is_told_from_an_extra_one() -> None:
+    stored = as_stored()
+    at = ("spec", "template", "spec", "containers")
+    stored["spec"]["template"]["spec"]["containers"].append({"name": "spy"})
+    assert is_wanted(("spec", "replicas"), WANTED, stored)
+    assert is_wanted((*at, 0), WANTED, stored)
+    assert not is_wanted((*at, 1), WANTED, stored)
+    assert not is_wanted((*at, 0, "imagePullPolicy"), WANTED, stored)
+    assert not is_wanted(("spec", "progressDeadlineSeconds"), WANTED, stored)

@@ -14,9 +14,9 @@ from mailrelay_operator.cluster.errors import (
     InvalidError,
     UnreachableError,
 )
-from mailrelay_operator.compare import foreign_fields, removal
+from mailrelay_operator.compare import foreign_fields, is_wanted, removal
 from mailrelay_operator.known import Known
-from mailrelay_operator.plan import Plan, Wanted
+from mailrelay_operator.plan import Plan, Wanted, drift_of
 
 _MANAGED_BY = "app.kubernetes.io/managed-by"
 
@@ -107,9 +107,14 @@ class Applier:
         """Take out what others put in, of exactly the version in which it was seen."""
         kind, name = wanted.kind, wanted.manifest["metadata"]["name"]
         found = await self._cluster.get(kind, namespace, name)
-        paths = foreign_fields(found, kind.closed)
+        # A wanted field that somebody has just set is his by now; it is applied again, not taken out.
+        paths = [
+            path
+            for path in foreign_fields(found, kind.closed)
+            if not is_wanted(path, wanted.manifest, found)
+        ]
         if not paths:
-            self._known.note_child(kind, found, is_news=False)
+            self._known.note_child(kind, found)
             return
         try:
             cleaned = await self._cluster.patch(kind, namespace, name, removal(found, paths))
@@ -120,8 +125,9 @@ class Applier:
             if now["metadata"]["resourceVersion"] == found["metadata"]["resourceVersion"]:
                 raise
             return
-        child = self._known.note_child(kind, cleaned, is_news=False)
-        child.verify(wanted.digest)
+        child = self._known.note_child(kind, cleaned, is_news=bool(drift_of(wanted, cleaned)))
+        if not drift_of(wanted, cleaned):
+            child.verify(wanted.digest)
         child.has_foreign_fields = False  # what cannot be taken out is not tried without end
         outcome.changed += 1
         self._counts.undone(kind, "added")

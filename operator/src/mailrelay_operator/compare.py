@@ -186,6 +186,24 @@ def _has_keys(item: Any, keys: Mapping[str, Any]) -> bool:  # noqa: ANN401 — J
     return isinstance(item, Mapping) and all(item.get(key) == keys[key] for key in keys)
 
 
+def is_wanted(path: Path, manifest: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Tell whether a manifest says something of the place that is at `path` in `found`."""
+    wanted: Any = manifest
+    there: Any = found
+    for step in path:
+        there = there[step]
+        if isinstance(step, int):
+            name = there.get("name") if isinstance(there, Mapping) else None
+            items = wanted if _is_list(wanted) else ()
+            named = (each for each in items if isinstance(each, Mapping) and name is not None)
+            wanted = next((each for each in named if each.get("name") == name), None)
+        else:
+            wanted = wanted.get(step) if isinstance(wanted, Mapping) else None
+        if wanted is None:
+            return False
+    return True
+
+
 def removal(found: Mapping[str, Any], paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Return the JSON Patch (RFC 6902) that removes the paths from exactly this version."""
     test = {

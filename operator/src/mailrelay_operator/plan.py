@@ -135,13 +135,16 @@ def _is_as_wanted(wanted: Wanted, child: Child) -> bool:
 
 
 def _drift(wanted: Wanted, child: Child) -> tuple[str, ...]:
-    if child.packed is None:
-        return ()
-    manifest = dict(wanted.manifest)
+    return () if child.packed is None else drift_of(wanted, child.content())
+
+
+def drift_of(wanted: Wanted, content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name what of an object is not as it is wanted."""
     # Who made it last is no drift: an operator of another version that found nothing to do.
-    metadata = {**manifest["metadata"], "annotations": dict(manifest["metadata"]["annotations"])}
+    metadata = {**wanted.manifest["metadata"]}
+    metadata["annotations"] = dict(metadata["annotations"])
     del metadata["annotations"][MADE_BY]
-    return tuple(differences({**manifest, "metadata": metadata}, child.content()))
+    return tuple(differences({**wanted.manifest, "metadata": metadata}, content))
 
 
 def _superfluous(found: Iterable[Child], names: set[ChildKey], owner: str) -> Iterable[Child]:
