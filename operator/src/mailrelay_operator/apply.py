@@ -107,7 +107,7 @@ class Applier:
         """Take out what others put in, of exactly the version in which it was seen."""
         kind, name = wanted.kind, wanted.manifest["metadata"]["name"]
         found = await self._cluster.get(kind, namespace, name)
-        # A wanted field that somebody has just set is his by now; it is applied again, not taken out.
+        # A wanted field that somebody has just set is his by now: applied again, not taken out.
         paths = [
             path
             for path in foreign_fields(found, kind.closed)
