@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Protocol
 
-from tests.bench import answers, protocol_cost, rate_limits, throughput
+from tests.bench import answers, operator_scale, protocol_cost, rate_limits, throughput
 
 
 class Bench(Protocol):
@@ -20,6 +20,7 @@ class Bench(Protocol):
 BENCHES: dict[str, Bench] = {
     "answers": answers,
     "limits": rate_limits,
+    "operator": operator_scale,
     "protocol": protocol_cost,
     "throughput": throughput,
 }

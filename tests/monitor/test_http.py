@@ -12,6 +12,7 @@ import pytest
 from mailrelay.config.model import RelayConfig, Security
 from mailrelay.mail.event import Accepted, Attempted
 from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.lanes import LADDER
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
 from mailrelay.queue.wire import encode_events
@@ -308,3 +309,21 @@ async def test_strangers_get_403_as_json(monitor: _Monitor) -> None:
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
 async def test_no_api_pages_are_served(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.get(path)).status_code == 404
+
+
+async def test_the_backlog_says_what_is_ready_and_what_waits(
+    client: httpx.AsyncClient, connect: Connect, monitor: _Monitor
+) -> None:
+    sender = await connect(Role.SENDER)
+    for lane in (LADDER[0], LADDER[-1]):
+        record = Record(sender.names.lane_subject(lane, None), b"x", lane.name)
+        await Publisher(sender).store(record)
+    await monitor._backlog.look()
+    answer = await client.get("/api/backlog")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "ready": {"new": 0, "soon": 1},
+        "jobs": 2,
+        "failed": 0,
+        "captured": 0,
+    }

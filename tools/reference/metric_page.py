@@ -32,6 +32,8 @@ the request's `Accept` header asks for `text/plain`, as Prometheus does; otherwi
 answers the guide's JSON. Beside these there are the client library's own (`process_…`, and in
 ingress and sender `python_…`).
 
+The operator answers on `MAILRELAY_OPERATOR_PROBE_ADDRESS`.
+
 No label carries an address or a name from the mail.
 """
 
@@ -53,6 +55,7 @@ def metric_page(root: Path) -> str:
         service: root / "services" / service / "src" / f"mailrelay_{service}"
         for service in ("ingress", "sender", "monitor")
     }
+    folders["operator"] = root / "operator" / "src" / "mailrelay_operator"
     folders["ingress and sender (the shared library)"] = root / "lib" / "src" / "mailrelay"
     for title, folder in folders.items():
         found = [each for path in sorted(folder.rglob("*.py")) for each in declared(path)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from tools.reference.config_page import config_page
 from tools.reference.metric_page import metric_page
 from tools.reference.queue_page import queue_page
+from tools.reference.rbac import rbac_text
 from tools.reference.reply_page import reply_page
 from tools.reference.resource_page import crd_text, resource_page
 from tools.reference.step_page import step_page
@@ -27,4 +28,7 @@ def pages() -> dict[Path, str]:
         "steps.md": step_page(),
     }
     found = {folder / name: _NOTICE + text for name, text in texts.items()}
-    return found | {ROOT / "operator" / "crd" / "mailrelays.yaml": crd_text()}
+    return found | {
+        ROOT / "operator" / "crd" / "mailrelays.yaml": crd_text(),
+        ROOT / "operator" / "rbac.yaml": rbac_text(),
+    }

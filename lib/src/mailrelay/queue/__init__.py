@@ -15,7 +15,8 @@
 10. `events` tells what happened, in batches, and reads it back in order.
 11. `failed` keeps what could not be delivered, `captured` what had nowhere to go.
 12. `leader` asks a stream's leader and makes sure that it is one; `levels` asks how full a stream
-    is, `server_health` how the server is; `orphans` removes records that come back after their ack.
+    is, `ready` what senders could take now, `server_health` how the server is; `orphans` removes
+    records that come back after their ack.
 13. `state` tells and hears what is wrong with a process now.
 14. `pace` keeps how far the jobs of a submission have come.
 15. `counters` counts for the rate limits, exactly, from any number of processes.

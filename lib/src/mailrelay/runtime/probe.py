@@ -42,15 +42,26 @@ class Probe:
         address: str,
         unready_reason: Callable[[], str],
         registry: CollectorRegistry = REGISTRY,
+        *,
+        unhealthy_reason: Callable[[], str] = lambda: "",
     ) -> None:
-        """`unready_reason` returns an empty string when the process can do its work."""
+        """`unready_reason` returns an empty string when the process can do its work.
+
+        `unhealthy_reason` returns one while nothing but a restart would help.
+        """
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
         server = _ServerOfIpv6 if ":" in host else _Server
         self._beat_at = time.monotonic()
         self._unready_reason = unready_reason
+        self._unhealthy_reason = unhealthy_reason
         self._metrics = make_wsgi_app(registry)
         self._server = make_server(host, int(port), self._answer, server, _Quiet)
+
+    @property
+    def port(self) -> int:
+        """The port; the kernel's choice when the address named 0."""
+        return int(self._server.server_port)
 
     def start(self) -> None:
         """Serve in a daemon thread."""
@@ -74,7 +85,8 @@ class Probe:
             return answer
         if path == "/healthz":
             silent = time.monotonic() - self._beat_at
-            reason = f"event loop silent for {silent:.0f} s" if silent > _STUCK_SECONDS else ""
+            stuck = f"event loop silent for {silent:.0f} s" if silent > _STUCK_SECONDS else ""
+            reason = stuck or self._unhealthy_reason()
         elif path == "/readyz":
             reason = self._unready_reason()
         else:

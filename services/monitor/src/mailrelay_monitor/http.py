@@ -15,6 +15,7 @@ from mailrelay.mail.ids import QueueId, is_queue_id
 from mailrelay.mail.limit import Scope
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError
+from mailrelay.queue.ready import ready_jobs
 from mailrelay.queue.state import Condition
 from mailrelay.runtime.clock import Clock
 from mailrelay_monitor import page
@@ -70,6 +71,7 @@ def make_app(sources: Sources) -> FastAPI:
     _add_numbers(app, sources)
     _add_messages(app, sources)
     _add_limits(app, sources)
+    _add_backlog(app, sources)
     mount_admin(app, sources.admin)
 
     async def index_unusable(_request: Request, error: Exception) -> Response:
@@ -168,6 +170,25 @@ def _add_limits(app: FastAPI, sources: Sources) -> None:
                 "enabled": report.enabled,
                 "counters": [_shown_use(use) for use in report.uses],
                 "complete": report.is_complete,
+            }
+        )
+
+
+def _add_backlog(app: FastAPI, sources: Sources) -> None:
+    @app.get("/api/backlog")
+    async def backlog() -> JSONResponse:
+        """What waits now, for who decides how many senders there are."""
+        try:
+            ready = await ready_jobs(sources.connection, sources.clock())
+        except QueueError as error:
+            return JSONResponse({"error": f"the queue: {error}"}, status_code=_UNAVAILABLE)
+        levels = sources.backlog.backlog.levels
+        return JSONResponse(
+            {
+                "ready": {"new": ready.new, "soon": ready.soon},
+                "jobs": sum(levels[name].messages for name in ("in", "lane") if name in levels),
+                "failed": levels["failed"].messages if "failed" in levels else 0,
+                "captured": levels["capture"].messages if "capture" in levels else 0,
             }
         )
 

@@ -1,0 +1,285 @@
+"""Several operators, an API server that goes away, others that write all the time, upgrades."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from mailrelay_operator.rights import OWN, RELAYS, rules
+from tests.operator.operators import (
+    ACCOUNT,
+    SOON,
+    operator,
+    played_node,
+    relay,
+    wait_condition,
+    wait_made,
+)
+from tests.operator.running import RunningOperator
+from tests.support.kubernetes.client import ApiRefusedError, Client
+from tests.support.kubernetes.cluster import ApiServer
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.operator
+
+DEPLOYMENT = ("apps/v1", "Deployment")
+LEASE = ("coordination.k8s.io/v1", "Lease")
+
+
+async def holder(admin: Client) -> str:
+    lease = await admin.find(*LEASE, "mailrelay-operator")
+    return str((lease or {}).get("spec", {}).get("holderIdentity", ""))
+
+
+async def wait_replicas(admin: Client, name: str, replicas: int) -> None:
+    async def has_them() -> bool:
+        found = await admin.find(*DEPLOYMENT, name)
+        return found is not None and found["spec"]["replicas"] == replicas
+
+    await wait_until(has_them, SOON, f"{name} has {replicas} replicas", interval=0.1)
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+async def test_another_operator_takes_over(
+    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path, how: str
+) -> None:
+    async with (
+        operator(api_server, namespace, tmp_path / "a") as first,
+        operator(api_server, namespace, tmp_path / "b") as second,
+    ):
+        await admin.apply(relay())
+        await wait_made(admin)
+
+        def acts(running: RunningOperator) -> bool:
+            return any(line["event"] == "operator.works" for line in running.lines())
+
+        leader, other = (first, second) if acts(first) else (second, first)
+        assert not acts(other)
+        before = await holder(admin)
+        if how == "kill":
+            await leader.kill()
+        else:
+            assert await leader.stop() == 0
+            # Given up in order, it is free at once.
+            assert await holder(admin) != before
+        await admin.apply(relay(sender={"replicas": 3}))
+        await wait_replicas(admin, "relay-sender", 3)
+        assert acts(other)
+        assert await holder(admin) not in {before, ""}
+
+
+async def test_an_operator_that_was_frozen_ends_and_writes_nothing(
+    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+) -> None:
+    async with operator(api_server, namespace, tmp_path / "a") as frozen:
+        await admin.apply(relay())
+        await wait_made(admin)
+        async with operator(api_server, namespace, tmp_path / "b") as other:
+            frozen.freeze()
+            await other.wait_leads()
+            await admin.apply(relay(sender={"replicas": 3}))
+            await wait_replicas(admin, "relay-sender", 3)
+            frozen.thaw()
+
+            await wait_until(lambda: frozen.has_ended, SOON, "the frozen one ends")
+        events = [line["event"] for line in frozen.lines()]
+        assert "operator.lost_lease" in events
+
+
+async def test_what_happens_while_the_api_server_is_away_is_seen_afterwards(
+    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+) -> None:
+    async with operator(api_server, namespace, tmp_path) as running:
+        await admin.apply(relay())
+        await wait_made(admin)
+        await api_server.restart(kill=True)
+        # At once: the operator's watches are not there again yet, as likely as not.
+        await admin.delete("v1", "ConfigMap", "relay-config")
+        await admin.patch(*DEPLOYMENT, "relay-sender", {"spec": {"replicas": 8}})
+        await admin.apply(relay(ingress={"replicas": 4}))
+
+        async def is_undone() -> bool:
+            return await admin.find("v1", "ConfigMap", "relay-config") is not None
+
+        await wait_until(is_undone, SOON, "the ConfigMap is there again", interval=0.1)
+        await wait_replicas(admin, "relay-sender", 2)
+        await wait_replicas(admin, "relay-ingress", 4)
+        status, said = await running.ask("/healthz")
+        assert status == 200, said
+
+
+async def test_an_api_server_that_is_away_for_a_while_ends_the_leader_in_order_of_its_lease(
+    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+) -> None:
+    async with operator(api_server, namespace, tmp_path) as running:
+        await admin.apply(relay())
+        await wait_made(admin)
+        await api_server.stop(kill=True)
+        try:
+            # Its pod would be started again; nothing may be done without the Lease meanwhile.
+            await wait_until(lambda: running.has_ended, SOON, "the leader ends")
+        finally:
+            await api_server.start()
+        await admin.apply(relay(sender={"replicas": 3}))
+        await running.start()
+        await wait_replicas(admin, "relay-sender", 3)
+
+
+async def test_what_a_watch_did_not_tell_the_list_tells(
+    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+) -> None:
+    # With a list each second or so, a watch is broken off again and again.
+    async with operator(api_server, namespace, tmp_path, relist_seconds=1.0):
+        await admin.apply(relay())
+        await wait_made(admin)
+        for replicas in (3, 5, 4):
+            await admin.apply(relay(sender={"replicas": replicas}))
+            await wait_replicas(admin, "relay-sender", replicas)
+            await admin.patch(*DEPLOYMENT, "relay-sender", {"spec": {"replicas": 9}})
+            await wait_replicas(admin, "relay-sender", replicas)
+
+
+async def test_somebody_who_writes_all_the_time_does_not_win(
+    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+) -> None:
+    async with operator(api_server, namespace, tmp_path) as running:
+        await admin.apply(relay())
+        await wait_made(admin)
+
+        async def write() -> None:
+            for number in range(100):
+                with contextlib.suppress(ApiRefusedError):
+                    await admin.patch(
+                        *DEPLOYMENT,
+                        "relay-sender",
+                        {
+                            "metadata": {"annotations": {"storm": str(number)}},
+                            "spec": {"replicas": number, "revisionHistoryLimit": number},
+                        },
+                    )
+
+        await asyncio.gather(write(), write())
+        await wait_replicas(admin, "relay-sender", 2)
+
+        async def is_calm() -> bool:
+            found = await admin.get(*DEPLOYMENT, "relay-sender")
+            managers = {each["manager"] for each in found["metadata"]["managedFields"]}
+            assert "mailrelay-operator" in managers
+            return bool(found["spec"]["replicas"] == 2)
+
+        await wait_until(is_calm, SOON, "it is as it was", interval=0.1)
+        assert not running.has_ended
+        failed = [line for line in running.lines() if "exc_info" in line or "exception" in line]
+        assert failed == []
+
+
+async def test_an_upgrade_rolls_one_relay_and_stops_when_it_fails(
+    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+) -> None:
+    newer = {"SENDER": "registry.invalid/mailrelay-sender:broken"}
+
+    async def images() -> list[str]:
+        found = [await admin.get(*DEPLOYMENT, f"{name}-sender") for name in ("a", "b", "c")]
+        return [each["spec"]["template"]["spec"]["containers"][0]["image"] for each in found]
+
+    async with played_node(admin, failing=":broken"):
+        async with operator(api_server, namespace, tmp_path / "old") as running:
+            await admin.apply([relay("a"), relay("b"), relay("c")])
+            for name in ("a", "b", "c"):
+                await wait_condition(admin, "Progressing", "False", "Done", name)
+            assert await running.stop() == 0
+        async with operator(api_server, namespace, tmp_path / "new", images=newer):
+            rolled: list[str] = []
+
+            async def one_is_rolled() -> bool:
+                nonlocal rolled
+                rolled = [image for image in await images() if image.endswith(":broken")]
+                return bool(rolled)
+
+            await wait_until(one_is_rolled, SOON, "one relay is rolled", interval=0.1)
+            others = [
+                name
+                for name, image in zip("abc", await images(), strict=True)
+                if not image.endswith(":broken")
+            ]
+            for name in others:
+                said = await wait_condition(admin, "Progressing", "False", "Waits", name)
+                assert "waits for relay" in said
+            assert len(rolled) == 1
+            # What is deleted meanwhile comes back, and a relay that its owner changes rolls.
+            await admin.delete("v1", "ConfigMap", f"{others[0]}-config")
+
+            async def is_back() -> bool:
+                return await admin.find("v1", "ConfigMap", f"{others[0]}-config") is not None
+
+            await wait_until(is_back, SOON, "the ConfigMap is there again", interval=0.1)
+            assert sum(image.endswith(":broken") for image in await images()) == 1
+
+
+async def test_a_good_upgrade_reaches_all_relays(
+    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+) -> None:
+    newer = {"SENDER": "registry.invalid/mailrelay-sender:newer"}
+    async with played_node(admin):
+        async with operator(api_server, namespace, tmp_path / "old") as running:
+            await admin.apply([relay("a"), relay("b")])
+            for name in ("a", "b"):
+                await wait_condition(admin, "Progressing", "False", "Done", name)
+            assert await running.stop() == 0
+        async with operator(api_server, namespace, tmp_path / "new", images=newer):
+
+            async def are_new() -> bool:
+                for name in ("a", "b"):
+                    found = await admin.get(*DEPLOYMENT, f"{name}-sender")
+                    image = found["spec"]["template"]["spec"]["containers"][0]["image"]
+                    assert image == newer["SENDER"], name
+                return True
+
+            await wait_until(are_new, SOON, "both are rolled", interval=0.2)
+            for name in ("a", "b"):
+                await wait_condition(admin, "Progressing", "False", "Done", name)
+
+
+async def test_one_operator_keeps_the_relays_of_all_namespaces(
+    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+) -> None:
+    other = await api_server.new_namespace()
+    elsewhere = await api_server.admin(other)
+    await api_server.service_account(
+        namespace, ACCOUNT, rules=rules(OWN), cluster_rules=rules(RELAYS)
+    )
+    kubeconfig = await api_server.kubeconfig_of(namespace, ACCOUNT)
+    running = RunningOperator(tmp_path, kubeconfig, namespace)
+    try:
+        await running.start()
+        await admin.apply(relay())
+        await elsewhere.apply(relay())
+        await wait_made(admin)
+        await wait_made(elsewhere)
+        await elsewhere.delete(*DEPLOYMENT, "relay-sender")
+        await wait_replicas(elsewhere, "relay-sender", 2)
+    finally:
+        await running.kill()
+
+
+async def test_an_operator_that_is_refused_says_so_and_is_not_ready(
+    api_server: ApiServer, namespace: str, tmp_path: Path
+) -> None:
+    await api_server.service_account(namespace, ACCOUNT, rules=rules(OWN))
+    kubeconfig = await api_server.kubeconfig_of(namespace, ACCOUNT)
+    running = RunningOperator(tmp_path, kubeconfig, namespace, watched=namespace)
+    try:
+        await running.start()
+
+        async def says_so() -> bool:
+            status, said = await running.ask("/readyz")
+            assert status == 503
+            refused = [each for each in running.lines() if "forbidden" in str(each).lower()]
+            return "not listed yet" in said and bool(refused)
+
+        await wait_until(says_so, SOON, "it says that it is refused", interval=0.2)
+    finally:
+        await running.kill()
