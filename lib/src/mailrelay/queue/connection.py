@@ -87,6 +87,18 @@ class QueueConnection:
         """Call `callback` each time that the connection is back."""
         self._on_reconnect.append(callback)
 
+    async def drop(self) -> None:
+        """Close what was only half opened, without waiting for the server."""
+        self._is_closing = True
+        # nats-py believes itself closed, or not connected yet, while there is a transport.
+        transport = self._client._transport  # noqa: SLF001 — it offers no way to say so
+        with contextlib.suppress(OSError, RuntimeError, TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self.close()
+        if transport is not None:
+            with contextlib.suppress(OSError, RuntimeError):
+                transport.close()  # type: ignore[no-untyped-call]  # nats-py has no types there
+
     async def close(self) -> None:
         """Close; what was sent (a record given back, say) has reached the server by then."""
         self._is_closing = True
@@ -228,7 +240,8 @@ class QueueConnection:
 async def open_connection(settings: ConnectionSettings, log: Logger) -> QueueConnection:
     """Connect, waiting for the server for as long as it takes.
 
-    Raises QueueError when the seed cannot be read or the server refuses us for good.
+    Leaves nothing open when it fails or is cancelled. Raises QueueError when the seed cannot be
+    read or the server refuses us for good.
     """
     client = _Client()
     connection = QueueConnection(client, settings, log)
@@ -256,10 +269,14 @@ async def open_connection(settings: ConnectionSettings, log: Logger) -> QueueCon
             max_outstanding_pings=_MAX_OUTSTANDING_PINGS,
             pending_size=-1,
         )
+        await connection.listen_for_answers()
     except (nats.errors.Error, OSError) as error:
+        await connection.drop()
         msg = f"cannot connect to the queue at {settings.url}: {error}"
         raise QueueUnavailableError(msg) from error
-    await connection.listen_for_answers()
+    except BaseException:
+        await connection.drop()
+        raise
     return connection
 
 
