@@ -60,9 +60,9 @@ async def conditions(client: Client, name: str = "relay") -> dict[str, tuple[str
 
 
 async def wait_condition(
-    client: Client, kind: str, status: str, reason: str, name: str = "relay"
+    client: Client, kind: str, status: str, reason: str, name: str = "relay", words: str = ""
 ) -> str:
-    """Wait for a condition; its message."""
+    """Wait for a condition, with these words in its message; the message."""
     message = ""
 
     async def holds() -> bool:
@@ -71,6 +71,7 @@ async def wait_condition(
         assert told is not None, "no status yet"
         assert told[:2] == (status, reason), told
         message = told[2]
+        assert words in message, message
         return True
 
     await wait_until(holds, SOON, f"{name}: {kind} is {status}, {reason}", interval=0.1)

@@ -206,8 +206,9 @@ async def test_an_upgrade_rolls_one_relay_and_stops_when_it_fails(
                 if not image.endswith(":broken")
             ]
             for name in others:
-                said = await wait_condition(admin, "Progressing", "False", "Waits", name)
-                assert "waits for relay" in said
+                # At first, perhaps, until all were looked at.
+                waits = ("Progressing", "False", "Waits")
+                await wait_condition(admin, *waits, name, words="waits for relay")
             assert len(rolled) == 1
             # What is deleted meanwhile comes back, and a relay that its owner changes rolls.
             await admin.delete("v1", "ConfigMap", f"{others[0]}-config")

@@ -50,8 +50,8 @@ class Upgrade:
                 return f"the operator's new version waits for relay {name}: {self._fault[other]}"
         if self._turn is not None:
             return f"the operator's new version waits for relay {'/'.join(self._turn)}"
-        unseen = sum(1 for other in self.all_relays() if other not in self._is_new)
-        if unseen > (key not in self._is_new):
+        unseen = sum(1 for each in self.all_relays() if each != key and each not in self._is_new)
+        if unseen:
             return f"the operator's new version waits until {unseen} more relays were looked at"
         self._turn = key
         return ""
