@@ -6,6 +6,7 @@
 #   docker build --target monitor -t mailrelay-monitor .     numbers, failed and captured mail, HTTP
 #   docker build --target tools -t mailrelay-tools .         the command, for steps that end
 #   docker build --target nats -t mailrelay-nats .           nats-server and nothing else
+#   docker build --target operator -t mailrelay-operator .   makes relays of MailRelay resources
 #
 # Both versions that are not in a lock stand here; give PYTHON_IMAGE with a digest to have the same
 # base for ever. There is no `# syntax=` line: BuildKit's own reader is enough, and nothing is fetched
@@ -65,22 +66,33 @@ RUN --mount=type=cache,target=/cache/uv \
         --compile-bytecode ./lib ./services/ingress ./services/sender ./services/monitor ./cli \
     && uv pip uninstall --quiet --python /opt/mailrelay/bin/python setuptools uv uv-build
 
+# What talks to Kubernetes is in no relay's image, and no service is in the operator's.
+FROM build AS operator-packages
+COPY requirements-operator.lock /build/
+RUN --mount=type=cache,target=/cache/uv \
+    python3 -m venv --without-pip /opt/mailrelay \
+    && uv pip install --quiet --python /opt/mailrelay/bin/python --require-hashes --no-deps \
+        -r /build/requirements-image.lock \
+    && uv pip install --quiet --python /opt/mailrelay/bin/python --require-hashes --no-deps \
+        --no-build-isolation --compile-bytecode -r /build/requirements-operator.lock
+COPY pyproject.toml /build/src/
+COPY lib /build/src/lib
+COPY operator /build/src/operator
+RUN --mount=type=cache,target=/cache/uv \
+    cd /build/src \
+    && uv pip install --quiet --python /opt/mailrelay/bin/python --no-deps --no-build-isolation \
+        --compile-bytecode ./lib ./operator \
+    && uv pip uninstall --quiet --python /opt/mailrelay/bin/python setuptools uv uv-build
+
 # --- The images -----------------------------------------------------------------------------------
 
-FROM ${PYTHON_IMAGE} AS base
-# Volumes begin as copies of these folders, owner and all. Kept content lies in /app/emails, the
-# guide's volume. Below /prepared is what `mailrelay prepare` makes for each role.
-RUN install -d -m 0755 /app /prepared \
-    && install -d -m 0700 -o 10001 -g 10001 /app/data /app/emails /prepared/nats \
-        /prepared/admin /prepared/ingress /prepared/sender /prepared/monitor
-COPY --from=packages /opt/mailrelay /opt/mailrelay
+FROM ${PYTHON_IMAGE} AS python
 ENV PATH=/opt/mailrelay/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     MAILRELAY_CONTAINER=1 \
     MAILRELAY_EMAILS_DIR=/app/emails
 WORKDIR /app
-USER 10001:10001
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 ARG CREATED=unknown
@@ -90,6 +102,15 @@ LABEL org.opencontainers.image.title="MailRelay" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"
+
+FROM python AS base
+# Volumes begin as copies of these folders, owner and all. Kept content lies in /app/emails, the
+# guide's volume. Below /prepared is what `mailrelay prepare` makes for each role.
+RUN install -d -m 0755 /prepared \
+    && install -d -m 0700 -o 10001 -g 10001 /app/data /app/emails /prepared/nats \
+        /prepared/admin /prepared/ingress /prepared/sender /prepared/monitor
+COPY --from=packages /opt/mailrelay /opt/mailrelay
+USER 10001:10001
 
 FROM scratch AS nats
 COPY --from=nats-server /build/nats/nats-server /nats-server
@@ -121,6 +142,13 @@ ENTRYPOINT ["python", "-P", "-m", "mailrelay_sender"]
 FROM service AS monitor
 EXPOSE 8025
 ENTRYPOINT ["python", "-P", "-m", "mailrelay_monitor"]
+
+FROM python AS operator
+COPY --from=operator-packages /opt/mailrelay /opt/mailrelay
+USER 10001:10001
+LABEL org.opencontainers.image.title="MailRelay operator" \
+      org.opencontainers.image.description="Makes mail relays of MailRelay resources in Kubernetes"
+ENTRYPOINT ["python", "-P", "-m", "mailrelay_operator"]
 
 # The last one is what `docker build .` makes.
 FROM base AS all-in-one

@@ -34,7 +34,7 @@ def compressed_bytes(image: str) -> int:
     return size + len(packer.flush())
 
 
-@pytest.mark.parametrize("target", ["all-in-one", "nats"])
+@pytest.mark.parametrize("target", ["all-in-one", "nats", "operator"])
 async def test_it_is_small(target: str) -> None:
     size = await asyncio.to_thread(compressed_bytes, TARGETS[target])
     table.append(f"{target}: {size / 1e6:.1f} MB compressed (gzip -1)")
@@ -57,13 +57,38 @@ async def test_its_user_is_a_number_and_it_says_what_it_is(target: str) -> None:
     assert isinstance(config["Entrypoint"], list)  # no shell in between
 
 
-async def test_no_compiler_and_nothing_that_builds_is_in_it() -> None:
-    asking = f"import shutil; print([each for each in {_TOOLS!r} if shutil.which(each)])"
-    found = await docker("run", "--rm", "--entrypoint", "python", "mailrelay", "-c", asking)
-    assert found.strip() == "[]"
+async def python(image: str, program: str) -> str:
+    return await docker("run", "--rm", "--entrypoint", "python", image, "-c", program)
+
+
+async def packages_of(image: str) -> set[str]:
     listing = "import importlib.metadata as m; print(sorted(d.name for d in m.distributions()))"
-    found = await docker("run", "--rm", "--entrypoint", "python", "mailrelay", "-c", listing)
-    assert not {"setuptools", "uv", "uv_build", "pytest"} & set(json.loads(found.replace("'", '"')))
+    return set(json.loads((await python(image, listing)).replace("'", '"')))
+
+
+@pytest.mark.parametrize("image", ["mailrelay", "mailrelay-operator"])
+async def test_no_compiler_and_nothing_that_builds_is_in_it(image: str) -> None:
+    asking = f"import shutil; print([each for each in {_TOOLS!r} if shutil.which(each)])"
+    assert (await python(image, asking)).strip() == "[]"
+    assert not {"setuptools", "uv", "uv_build", "pytest"} & await packages_of(image)
+
+
+async def test_a_relay_cannot_talk_to_kubernetes_and_the_operator_is_no_relay() -> None:
+    relay, operator = await packages_of("mailrelay"), await packages_of("mailrelay-operator")
+    assert not {"kubernetes", "kopf", "mailrelay-operator"} & relay
+    assert {"kubernetes", "kopf", "mailrelay-operator"} <= operator
+    services = {f"mailrelay-{each}" for each in (*SERVICES, "cli")}
+    assert services <= relay
+    assert not services & operator
+
+
+async def test_an_operator_that_is_told_too_little_says_what_and_ends() -> None:
+    ended = await run(
+        *("docker", "run", "--rm", "--read-only", "--cap-drop", "ALL", "--network", "none"),
+        "mailrelay-operator",
+    )
+    assert ended.code == 2
+    assert "MAILRELAY_OPERATOR_NAMESPACE must be set" in ended.stdout + ended.stderr
 
 
 async def test_it_runs_python_3_13() -> None:
