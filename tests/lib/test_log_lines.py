@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
 import json
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
-
-from mailrelay.runtime.logging import _Lines
 
 PROGRAM = """
 import sys
@@ -82,42 +77,3 @@ def test_each_line_is_written_in_order_however_the_process_ends(end: str) -> Non
         "in the last turn",
         "behind the loop",
     ]
-
-
-class _Counted(io.BytesIO):
-    writes = 0
-
-    def write(self, octets: object) -> int:
-        self.writes += 1
-        return super().write(octets)  # type: ignore[arg-type]
-
-
-async def test_the_lines_of_a_turn_are_one_write() -> None:
-    file = _Counted()
-    lines = _Lines(file, b"")
-    for _ in range(2):
-        lines.write(b"a\n")
-        lines.write(b"b\n")
-        await asyncio.sleep(0)
-    assert (file.writes, file.getvalue()) == (2, b"a\nb\n" * 2)
-
-
-async def test_lines_of_threads_and_of_the_loop_are_all_written() -> None:
-    file = io.BytesIO()
-    lines = _Lines(file, b"")
-
-    def tell() -> None:
-        for _ in range(2000):
-            lines.write(b"thread\n")
-
-    threads = [threading.Thread(target=tell) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for _ in range(2000):
-        lines.write(b"loop\n")
-        await asyncio.sleep(0)
-    for thread in threads:
-        await asyncio.to_thread(thread.join)
-    await asyncio.sleep(0)
-    written = file.getvalue()
-    assert (written.count(b"thread\n"), written.count(b"loop\n")) == (6000, 2000)

@@ -3,19 +3,13 @@
 A line's `event` is `<what>.<happened>`; whatever concerns a message carries its queue id as `id`,
 so that one grep tells the message's story. A line that cannot be written is dropped: who reads the
 lines may be gone, and no mail is refused for that.
-
-The lines of one turn of the event loop are written together (docs/decisions/0031): a process that
-is killed loses those of its last turn.
 """
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import contextlib
 import logging
 import sys
-from collections import deque
 from typing import IO, Any, BinaryIO, TextIO, cast
 
 import msgspec
@@ -33,10 +27,10 @@ def configure_logging(service: str, fmt: str = "json", level: int = logging.INFO
     factory: Any
     if fmt == "json":
         renderer = structlog.processors.JSONRenderer(serializer=_to_json)
-        factory = structlog.BytesLoggerFactory(cast("BinaryIO", _Lines(sys.stdout.buffer, b"")))
+        factory = structlog.BytesLoggerFactory(cast("BinaryIO", _Dropping(sys.stdout.buffer)))
     else:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), timestamp_key="time")
-        factory = structlog.WriteLoggerFactory(cast("TextIO", _Lines(sys.stdout, "")))
+        factory = structlog.WriteLoggerFactory(cast("TextIO", _Dropping(sys.stdout)))
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -62,49 +56,19 @@ def _to_json(line: dict[str, Any], **_: object) -> bytes:
 _FIRST = ("time", "level", "service", "event", "id")
 
 
-class _Lines:
-    """Writes the lines of a turn to a file at once; drops what it cannot write.
+class _Dropping:
+    """A file that drops what it cannot write: a broken pipe must not break what is told of."""
 
-    A broken pipe must not break what is told of. Lines of threads, and of a process that runs no
-    event loop, are written as they come.
-    """
-
-    def __init__(self, file: IO[Any], nothing: bytes | str) -> None:
-        """`nothing` is empty, and of the kind that the file takes."""
+    def __init__(self, file: IO[Any]) -> None:
         self._file = file
-        self._nothing: Any = nothing
-        self._waiting: deque[Any] = deque()
-        self._is_due = False  # whether the turn of the loop ends with writing; its thread's alone
-        atexit.register(self._write_all)
 
-    def write(self, line: Any) -> None:  # noqa: ANN401 — text or octets, as the file takes it
-        self._waiting.append(line)
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self._write_all()
-            return
-        if not self._is_due:
-            self._is_due = True
-            loop.call_soon(self._end_turn)
-
-    def _end_turn(self) -> None:
-        self._is_due = False
-        self._write_all()
-
-    def _write_all(self) -> None:
-        lines = []
-        with contextlib.suppress(IndexError):  # a thread may take some meanwhile
-            while True:
-                lines.append(self._waiting.popleft())
-        if not lines:
-            return
-        with contextlib.suppress(OSError, ValueError):  # ValueError: the file is closed
-            self._file.write(self._nothing.join(lines))
-            self._file.flush()
+    def write(self, text: Any) -> None:  # noqa: ANN401 — text or octets, as the file takes it
+        with contextlib.suppress(OSError):
+            self._file.write(text)
 
     def flush(self) -> None:
-        """Nothing: each turn ends with it."""
+        with contextlib.suppress(OSError):
+            self._file.flush()
 
 
 class _Forward(logging.Handler):
