@@ -137,6 +137,7 @@ SPECS = st.fixed_dictionaries(
                         ),
                         min_size=1,
                         max_size=3,
+                        unique_by=lambda host: host["host"],  # twice the same one is refused
                     )
                 }
             ),
