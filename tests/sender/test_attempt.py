@@ -64,7 +64,7 @@ async def upstream(request: pytest.FixtureRequest) -> AsyncIterator[ScriptedUpst
 def pool_to(
     upstream: ScriptedUpstream,
     host: str = "127.0.0.1",
-    **changes: Any,  # noqa: ANN401
+    **changes: Any,  # noqa: ANN401 — options of any type
 ) -> contextlib.AbstractAsyncContextManager[ConnectionPool]:
     return pool_at(host, upstream.port, **changes)
 
@@ -73,7 +73,7 @@ def pool_to(
 async def pool_at(
     host: str,
     port: int,
-    **changes: Any,  # noqa: ANN401
+    **changes: Any,  # noqa: ANN401 — options of any type
 ) -> AsyncIterator[ConnectionPool]:
     config = RelayConfig.model_validate(
         {

@@ -72,7 +72,7 @@ def make_certificates(folder: Path) -> Certificates:
     root = (
         _builder(authority.name, authority, authority.key, now - DAY, now + 30 * DAY)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
+        .add_extension(key_usage(signs_certificates=True), critical=True)
         .sign(authority.key, hashes.SHA256())
     )
     path.write_bytes(root.public_bytes(serialization.Encoding.PEM))
@@ -103,7 +103,7 @@ def _server(
         _builder(name, signer, key, begins, ends)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs_certificates=False), critical=True)
+        .add_extension(key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(signer.key, hashes.SHA256())
     )
@@ -147,7 +147,8 @@ def _builder(
     )
 
 
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    """What a certificate's key is for: to sign certificates, or to prove who one is."""
     return x509.KeyUsage(
         digital_signature=True,
         content_commitment=False,

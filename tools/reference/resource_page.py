@@ -114,7 +114,7 @@ def _inner(schema: dict[str, Any]) -> dict[str, Any]:
     return found if "properties" in found else {}
 
 
-def _row(name: str, field: dict[str, Any], is_required: bool) -> tuple[str, ...]:  # noqa: FBT001
+def _row(name: str, field: dict[str, Any], is_required: bool) -> tuple[str, ...]:  # noqa: FBT001 — from one place
     default = field.get("default")
     is_told_below = isinstance(default, dict)
     shown = code(json.dumps(default)) if default is not None and not is_told_below else ""

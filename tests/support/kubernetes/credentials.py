@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from tests.support.certificates import key_usage
+
 _DAY = dt.timedelta(days=1)
 _CONTEXT = "mailrelay-tests"
 
@@ -148,7 +150,7 @@ class _Authority:
             # The Python client checks by RFC 5280's letter: these three must be there.
             .add_extension(subject_id, critical=False)
             .add_extension(issuer_id, critical=False)
-            .add_extension(_key_usage(signs_certificates=constraints.ca), critical=True)
+            .add_extension(key_usage(signs_certificates=constraints.ca), critical=True)
         )
 
 
@@ -169,17 +171,3 @@ def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> Path:
         ),
     )
     return path
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )

@@ -24,7 +24,7 @@ from mailrelay_operator.resource.routes import Route, SmartHost
 STORE_PERCENT: Final = 80
 
 # Who reaches a pod is for Service and NetworkPolicy.
-_ALL: Final = {"IPv4": "0.0.0.0", "IPv6": "::"}  # noqa: S104
+_ALL: Final = {"IPv4": "0.0.0.0", "IPv6": "::"}  # noqa: S104 — NetworkPolicy says who
 
 
 def relay_config(relay: Relay) -> dict[str, Any]:
