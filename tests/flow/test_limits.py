@@ -27,9 +27,11 @@ async def used(relay: Relay, **query: Any) -> dict[tuple[str, str | None], tuple
     answer = (await relay.get("/api/limits", params=query)).json()
     assert answer["enabled"]
     assert answer["complete"]
-    return {
+    uses = {
         (each["limit"], each["sender"]): (each["used"], each["most"]) for each in answer["counters"]
     }
+    assert len(uses) == len(answer["counters"])
+    return uses
 
 
 async def command(relay: Relay, *arguments: str) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mailrelay.mail.limit import CounterName, Scope, Window
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.counters import CounterStore
+from mailrelay.queue.counters import ADDITIONS_KEPT, CounterStore
 from mailrelay.queue.errors import QueueUnavailableError
 from mailrelay.queue.publish import Publisher
 from mailrelay.queue.rights import Role
@@ -109,6 +109,23 @@ async def test_a_counter_counts_on_over_a_restart_of_the_server(
     server.start()
     assert await counters.total(name, deadline_seconds=5) == 4
     assert await take_many(book, book.account(name, 10), 9) == 6
+
+
+async def test_an_addition_is_done_once_though_the_server_was_killed_and_others_came_behind_it(
+    server: NatsServer, books: Books
+) -> None:
+    """Whoever reads a counter wants one record; the server needs the last ids all the same."""
+    _, counters = await books.open()
+    name = new_name()
+    additions = [counters.addition(name, number + 1) for number in range(ADDITIONS_KEPT)]
+    for addition in additions:
+        assert await counters.add(addition, deadline_seconds=5) is not None
+    before = await counters.total(name, deadline_seconds=5)
+    server.kill()
+    server.start()
+    for addition in additions:  # as if no answer had come
+        assert await counters.add(addition, deadline_seconds=15) is None
+    assert await counters.total(name, deadline_seconds=5) == before
 
 
 async def test_a_recalled_token_comes_at_once_and_not_when_it_has_been_idle(

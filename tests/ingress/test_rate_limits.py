@@ -56,7 +56,9 @@ async def total(server: NatsServer, log: Logger, name: CounterName) -> int:
         return await counters.total(name, deadline_seconds=5)
 
 
-async def wait_total(server: NatsServer, log: Logger, name: CounterName, wanted: int) -> None:
+async def wait_total(
+    server: NatsServer, log: Logger, name: CounterName, wanted: int, limit_seconds: float = 1.5
+) -> None:
     """Wait until the counter holds what was accepted and nothing else: a second is promised."""
 
     async def is_there() -> bool:
@@ -64,7 +66,7 @@ async def wait_total(server: NatsServer, log: Logger, name: CounterName, wanted:
         assert found == wanted, f"{name.limit_name} is at {found}"
         return True
 
-    await wait_until(is_there, 1.5, f"{name.limit_name} is at {wanted}")
+    await wait_until(is_there, limit_seconds, f"{name.limit_name} is at {wanted}")
 
 
 async def submit(ingress: Ingress, sender: str) -> Reply:

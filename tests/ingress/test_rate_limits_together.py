@@ -30,6 +30,7 @@ PROCESSES = 4
 _runs = iter(range(1_000_000))
 SESSIONS = 16  # at each process
 LIMIT = 200
+RECONNECT_SECONDS = 15.0
 
 
 @contextlib.contextmanager
@@ -146,5 +147,8 @@ async def test_a_killed_server_makes_no_difference_to_the_limit(
                 server.kill()
                 server.start()
             await sending
+            # What was under way at the kills is found out, and places of refused messages are back.
+            everybody = counter(Scope.GLOBAL, Window.HOUR)
+            await wait_total(server, log, everybody, accepted(ledger), RECONNECT_SECONDS)
             await send(ingresses, [30] * 4, ledger)
             assert accepted(ledger) == LIMIT

@@ -1,6 +1,6 @@
 """Count at NATS, exactly, from any number of processes (docs/decisions/0018).
 
-A counter is one record that the server adds to (`Nats-Incr`); its answer is the new total, so that
+A counter is a record that the server adds to (`Nats-Incr`); its answer is the new total, so that
 an addition is one round trip and two processes never read the same total. Each addition has an id:
 one whose answer was lost is repeated and found to be done, never done twice. Who holds tokens that
 it does not use is asked for them on a subject of its own, which no stream keeps.
@@ -27,6 +27,10 @@ from mailrelay.queue.publish import Publisher, Record
 # The stream keeps a counter for longer than its window lasts: a message may have come in its last
 # second, and a process's clock may be wrong.
 KEPT_SECONDS = {Window.HOUR: 3 * 3600, Window.DAY: 49 * 3600}
+# The server knows an addition's id again after its restart only where the addition still stands. Of
+# those that were done and not answered when it was killed there is one or none for each ingress
+# process; without their ids a repeat counts them twice, and those tokens are nobody's.
+ADDITIONS_KEPT = 8
 _ADDRESS = "Mailrelay-Sender"  # the key cannot be turned back into an address
 _PAGE = 512
 _READ_SECONDS = 2.0
@@ -122,7 +126,8 @@ class CounterStore:
     async def walk(self, window: Window, number: int) -> AsyncGenerator[CounterUse, None]:
         """Yield the counters of one window, the least recently changed first, in pages.
 
-        Raises QueueUnavailableError.
+        A counter comes again for each of its last `ADDITIONS_KEPT` additions: its last total is
+        the one that holds. Raises QueueUnavailableError.
         """
         prefix = f"{self._names.limit_subject(window, number)}."
         reader = BatchReader(self._connection, self._names.limit_stream(window), f"{prefix}>")

@@ -12,7 +12,7 @@ from typing import Any
 
 from mailrelay.mail.limit import Window
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.counters import KEPT_SECONDS
+from mailrelay.queue.counters import ADDITIONS_KEPT, KEPT_SECONDS
 from mailrelay.queue.errors import QueueRefusedError, StreamMismatchError
 from mailrelay.queue.lanes import LADDER
 from mailrelay.queue.names import Names
@@ -40,7 +40,8 @@ _SHARES = {
     "capture": 0.10,
     "body": 0.22,
     "event": 0.08,
-    # A counter takes some 150 octets: each GB has room for those of 60,000 senders a day.
+    # An addition takes some 150 octets, and a counter keeps its last ADDITIONS_KEPT: each GB has
+    # room for those of 60,000 senders a day who send once, of 7,500 who send all day.
     "limit-hour": 0.005,
     "limit-day": 0.01,
 }
@@ -120,7 +121,7 @@ def stream_configs(names: Names, limits: QueueLimits) -> list[dict[str, Any]]:
                 "name": names.limit_stream(window),
                 "subjects": [f"{prefix}.limit.{window.value}.>"],
                 "max_bytes": share[f"limit-{window.value}"],
-                "max_msgs_per_subject": 1,
+                "max_msgs_per_subject": ADDITIONS_KEPT,
                 "max_age": KEPT_SECONDS[window] * _NANOSECONDS,
                 "discard": "old",
                 "allow_msg_counter": True,

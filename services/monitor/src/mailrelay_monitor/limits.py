@@ -68,16 +68,20 @@ class LimitView:
         senders: list[LimitUse] = []
         is_complete = True
         for window in Window:
-            read = 0
+            # A counter comes once for each addition that still stands; the last one holds.
+            found: dict[CounterName, CounterUse] = {}
             number = window.number(self._clock())
             async with aclosing(self._counters.walk(window, number)) as walk:
                 async for use in walk:
-                    read += 1
-                    if use.name.scope is Scope.SENDER and use.total > 0:
-                        senders.append(self._held_against(use))
-                    if read >= _MOST_READ:
+                    found[use.name] = use
+                    if len(found) >= _MOST_READ:
                         is_complete = False
                         break
+            senders += [
+                self._held_against(use)
+                for use in found.values()
+                if use.name.scope is Scope.SENDER and use.total > 0
+            ]
         shown = heapq.nlargest(at_most, senders, key=lambda use: use.fraction)
         is_complete = is_complete and len(shown) == len(senders)
         return LimitReport(self._limits.enabled, (*uses, *shown), is_complete)
