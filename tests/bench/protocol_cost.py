@@ -37,7 +37,8 @@ from mailrelay.runtime.logging import Logger
 from tests.support.ledger import Ledger
 from tests.support.load import run_load
 from tests.support.load_plan import LoadPlan
-from tests.support.relay import Relay, forwarding_to, free_port, relay_config
+from tests.support.ports import free_port
+from tests.support.relay import Relay, forwarding_to, relay_config
 from tests.support.replies import Reply
 from tests.support.scripting import Script, Stage
 from tests.support.scripts import accept_all, defer_fraction, fail_at

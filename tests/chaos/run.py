@@ -24,7 +24,8 @@ from tests.chaos.upstream import UpstreamProcess, upstream_process
 from tests.support.ledger import Ledger, Outcome
 from tests.support.load import LoadReport, run_load
 from tests.support.load_plan import LoadPlan
-from tests.support.relay import RelayClient, forwarding_to, free_port
+from tests.support.ports import free_port
+from tests.support.relay import RelayClient, forwarding_to
 
 WORKERS = 16
 SESSIONS = 24

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from mailrelay_cli.run_file import RunFile, read_run_file
+from tests.support.ports import free_port
 from tests.support.wait import wait_until
 
 COMMAND = str(Path(sys.executable).with_name("mailrelay"))
@@ -21,23 +20,12 @@ START_SECONDS = 40.0
 STOP_SECONDS = 30.0
 
 
-def unused_port() -> int:
-    """Return a port that nobody has on either loopback, away from those of client sockets."""
-    while True:
-        port = random.randrange(16_000, 24_000)  # noqa: S311 — no secret
-        with contextlib.suppress(OSError), socket.socket() as four:
-            four.bind(("127.0.0.1", port))
-            with socket.socket(socket.AF_INET6) as six:
-                six.bind(("::1", port))
-            return port
-
-
 class Relay:
     """One data folder, two ports, and the supervisor of the moment."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         self.data = folder / "data"
-        self.smtp_port, self.http_port = unused_port(), unused_port()
+        self.smtp_port, self.http_port = free_port(), free_port()
         self.variables = variables
         self.supervisor: subprocess.Popen[str] | None = None
 

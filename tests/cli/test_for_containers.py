@@ -15,7 +15,7 @@ from mailrelay.queue.rights import Role
 from mailrelay_cli.errors import BadInputError
 from mailrelay_cli.for_containers import PrepareOptions, prepare
 from mailrelay_cli.nats_server import find_nats_server
-from tests.support.relay import free_port
+from tests.support.ports import free_port
 from tests.support.wait import wait_until
 
 COMMAND = str(Path(sys.executable).with_name("mailrelay"))

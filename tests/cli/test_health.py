@@ -13,7 +13,8 @@ import pytest
 
 from mailrelay.runtime.probe import Probe
 from mailrelay_cli.run_file import read_run_file, write_run_file
-from tests.support.relay import Relay, free_port, relay_config, running_relay
+from tests.support.ports import free_port
+from tests.support.relay import Relay, relay_config, running_relay
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.timeout(120)  # the command alone takes seconds on a busy machine

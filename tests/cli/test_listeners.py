@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import threading
 
 import pytest
 
+from mailrelay_cli import listeners
 from mailrelay_cli.errors import BadInputError
-from mailrelay_cli.listeners import Listener, _fault, free_ports, open_listeners, shown
+from mailrelay_cli.listeners import Listener, _fault, claim_ports, open_listeners, shown
+from tests.support.ports import free_port
 
 
 def listener(host: str, port: int | None = None) -> Listener:
-    return Listener("SMTP", host, port or free_ports(1)[0], "smtpHost", "smtpPort")
+    return Listener("SMTP", host, port or free_port(), "smtpHost", "smtpPort")
 
 
 def close(sockets: list[socket.socket]) -> None:
@@ -81,7 +84,20 @@ def test_a_port_that_needs_more_rights_says_which_do_not() -> None:
     )
 
 
-def test_free_ports_are_distinct_and_below_the_ephemeral_ones() -> None:
-    ports = free_ports(10)
-    assert len(set(ports)) == 10
-    assert all(24_000 <= port < 28_000 for port in ports)
+def test_own_ports_are_distinct_and_below_the_ephemeral_ones() -> None:
+    with contextlib.ExitStack() as stack:
+        ports = claim_ports(10, stack)
+        assert len(set(ports)) == 10
+        assert all(24_000 <= port < 28_000 for port in ports)
+
+
+def test_what_one_relay_has_claimed_no_other_claims_until_it_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listeners, "_OWN_PORTS", range(27_000, 27_003))
+    with contextlib.ExitStack() as other:
+        with contextlib.ExitStack() as one:
+            mine = claim_ports(2, one)
+            with pytest.raises(BadInputError, match="no free port between 27000 and 27002"):
+                claim_ports(2, other)
+        assert set(claim_ports(3, other)) > set(mine)

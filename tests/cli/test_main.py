@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.relay_process import run_command, unused_port
+from tests.cli.relay_process import run_command
+from tests.support.ports import free_port
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_a_nats_server_that_is_too_old_starts_nothing(tmp_path: Path) -> None:
         "run",
         "--data-dir",
         str(data),
-        env={**os.environ, "MAILRELAY_NATS_SERVER": str(old), "SMTP_PORT": str(unused_port())},
+        env={**os.environ, "MAILRELAY_NATS_SERVER": str(old), "SMTP_PORT": str(free_port())},
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "2.10.27, older than 2.15.1" in done.stderr

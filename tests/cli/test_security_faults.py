@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from mailrelay.config.users import Line, write_lines
-from tests.cli.relay_process import run_command, unused_port
+from tests.cli.relay_process import run_command
 from tests.support.certificates import Certificates, make_certificates
+from tests.support.ports import free_port
 
 OPEN = {"requireAuth": False}
 
@@ -23,7 +24,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def check(folder: Path, config: dict[str, Any]) -> list[str]:
     """What `config check` and `run` say, which must be the same."""
     file = folder / "config.json"
-    file.write_text(json.dumps({"smtpPort": unused_port()} | config))
+    file.write_text(json.dumps({"smtpPort": free_port()} | config))
     said = []
     for arguments in (
         ("config", "check", str(file)),

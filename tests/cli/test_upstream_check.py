@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.cli.relay_process import run_command, unused_port
+from tests.cli.relay_process import run_command
 from tests.support.certificates import Certificates, ServerCertificate, make_certificates
 from tests.support.extensions import Extensions
+from tests.support.ports import free_port
 from tests.support.replies import Reply
 from tests.support.scripting import Stage
 from tests.support.scripts import fail_at
@@ -120,7 +121,7 @@ async def test_a_wrong_password_fails_the_last_step(
 
 
 async def test_a_closed_port_fails_the_connection(tmp_path: Path) -> None:
-    port = unused_port()
+    port = free_port()
     code, lines = await check(tmp_path, port, forwardHost="127.0.0.1")
     assert code == 1
     assert lines == [
@@ -156,7 +157,7 @@ async def test_every_smart_host_of_every_route_is_checked_and_named(
     password = tmp_path / "password"
     password.write_text("sesame\n")
     password.chmod(0o600)
-    closed = unused_port()
+    closed = free_port()
     async with ScriptedUpstream(extensions=offers) as good, ScriptedUpstream() as plain:
         secure = {
             "host": "localhost",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from typing import Any
 
@@ -13,14 +12,6 @@ from tests.support.wait import wait_until
 
 USER = "mailrelay"  # of the relay's own making
 HTTP_SECONDS = 10.0
-
-
-def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def any_certificate() -> ssl.SSLContext:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compose.clients import USER, any_certificate, ask, free_port, load_plan, wait_total
+from tests.compose.clients import USER, any_certificate, ask, load_plan, wait_total
 from tests.compose.conftest import table
 from tests.compose.docker import (
     ALL_IN_ONE,
@@ -25,6 +25,7 @@ from tests.compose.docker import (
 from tests.compose.sink import HOST, PORT, Sink, running_sink
 from tests.support.ledger import Ledger, Verdict
 from tests.support.load import run_load
+from tests.support.ports import free_port
 from tests.support.smtp_client import SmtpDialogue
 from tests.support.wait import wait_until
 

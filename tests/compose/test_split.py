@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.compose.clients import ask, free_port, load_plan
+from tests.compose.clients import ask, load_plan
 from tests.compose.conftest import table
 from tests.compose.docker import (
     QUICK_SPLIT,
@@ -25,6 +25,7 @@ from tests.compose.sink import HOST, PORT, Sink, running_sink
 from tests.support.ledger import Ledger
 from tests.support.load import run_load
 from tests.support.load_plan import LoadPlan
+from tests.support.ports import free_port
 from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(400)]

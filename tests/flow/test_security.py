@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from mailrelay.config.users import Line, hash_password, write_lines
-from tests.support.relay import free_port, running_relay
+from tests.support.ports import free_port
+from tests.support.relay import running_relay
 from tests.support.wait import wait_until
 
 SECRET = "correct horse"  # noqa: S105 — of a test

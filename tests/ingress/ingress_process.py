@@ -17,7 +17,7 @@ import psutil
 
 from mailrelay.queue.rights import Role
 from tests.support.nats import NatsServer
-from tests.support.relay import free_port
+from tests.support.ports import free_port
 
 USER, PASSWORD = "ada", "pässword"
 STOP_SECONDS = 20.0

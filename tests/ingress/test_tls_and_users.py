@@ -19,7 +19,7 @@ from tests.ingress.ingress_process import PASSWORD, USER, Ingress, running_ingre
 from tests.ingress.test_dialogues import CONTENT, HOST
 from tests.support.certificates import Certificates
 from tests.support.nats import NatsServer, limits
-from tests.support.relay import free_port
+from tests.support.ports import free_port
 from tests.support.smtp_client import SmtpDialogue
 from tests.support.wait import wait_until
 

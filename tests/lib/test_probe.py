@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from mailrelay.runtime.probe import Probe
-from tests.support.relay import free_port
+from tests.support.ports import free_port
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])

@@ -18,7 +18,7 @@ from pathlib import Path
 from mailrelay_cli.nats_server import find_nats_server
 from mailrelay_operator.desired.manifest import Manifest
 from mailrelay_operator.desired.pods import literal
-from tests.support.relay import free_port
+from tests.support.ports import free_port
 from tests.support.wait import wait_until
 
 SECONDS = 40.0  # for anything to come about on a busy machine

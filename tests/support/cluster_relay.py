@@ -23,7 +23,8 @@ from mailrelay.queue.streams import QueueLimits
 from mailrelay.runtime.lifecycle import LIFELINE_FD
 from mailrelay.runtime.logging import Logger
 from tests.support.nats_cluster import SIZE, NatsCluster
-from tests.support.relay import RelayClient, free_port, relay_config
+from tests.support.ports import free_port
+from tests.support.relay import RelayClient, relay_config
 from tests.support.wait import wait_until
 
 SERVICES = ("sender", "monitor", "ingress")

@@ -14,8 +14,8 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from tests.support.ports import free_port
 from tests.support.process_group import ServerGroup
-from tests.support.relay import free_port
 from tests.support.stored import Maildir, StoredMail
 
 UNPACKED = Path(os.environ.get("MAILRELAY_EXIM", "/var/cache/mailrelay/exim4/usr/sbin/exim4"))

@@ -23,7 +23,7 @@ from mailrelay.queue.names import Names
 from mailrelay.queue.rights import Role, rights_of
 from mailrelay.queue.streams import QueueLimits, ensure, stream_configs
 from mailrelay.runtime.logging import Logger
-from tests.support.relay import free_port
+from tests.support.ports import free_port
 
 _START_SECONDS = 10.0
 

@@ -21,7 +21,7 @@ from mailrelay.queue.names import Names
 from mailrelay.queue.rights import Role, rights_of
 from mailrelay.queue.streams import QueueLimits, ensure
 from mailrelay.runtime.logging import Logger
-from tests.support.relay import free_port
+from tests.support.ports import free_port
 from tests.support.wait import wait_until
 
 SIZE = 3

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.certificates import ServerCertificate
+from tests.support.ports import free_port
 from tests.support.process_group import ServerGroup
-from tests.support.relay import free_port
 from tests.support.stored import Maildir, StoredMail
 
 DAEMONS = Path("/usr/lib/postfix/sbin")  # Debian's place

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import httpx
 
 from mailrelay_cli.run_file import RunFile, read_run_file
+from tests.support.ports import free_port
 from tests.support.wait import wait_until
 
 COMMAND = Path(sys.executable).with_name("mailrelay")
@@ -31,19 +31,6 @@ QUICK_RETRY = {
     "maxIntervalSeconds": 1,
     "maxAgeSeconds": 600,
 }
-
-
-def free_port() -> int:
-    """A port that nothing uses now, outside the range that outgoing connections take from."""
-    for _ in range(200):
-        port = 20000 + int.from_bytes(os.urandom(2)) % 4000
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free port")
 
 
 def relay_config(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 — JSON

@@ -60,20 +60,32 @@ def open_listeners(listener: Listener, patience_seconds: float = 0.0) -> list[so
     return sockets
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports on 127.0.0.1 that nobody uses."""
+def claim_ports(count: int, stack: contextlib.ExitStack) -> list[int]:
+    """Return TCP ports on 127.0.0.1 that nobody uses, and that no other relay claims meanwhile.
+
+    They are opened by children, later and after each restart, so a probe proves little: until
+    `stack` ends the relay holds the UDP ports of the same numbers, which it has no other use for.
+    Raises BadInputError when there are not so many.
+    """
     found: list[int] = []
-    for port in random.sample(_OWN_PORTS, len(_OWN_PORTS)):
-        if len(found) == count:
-            break
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
+    with contextlib.ExitStack() as claims:
+        for port in random.sample(_OWN_PORTS, len(_OWN_PORTS)):
+            claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            try:
+                claim.bind(("127.0.0.1", port))
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+            except OSError:
+                claim.close()
+                continue
+            claims.enter_context(claim)
             found.append(port)
-    if len(found) < count:
-        raise BadInputError(
-            f"no free port between {_OWN_PORTS.start} and {_OWN_PORTS.stop - 1} on 127.0.0.1"
-        )
-    return found
+            if len(found) == count:
+                stack.push(claims.pop_all())
+                return found
+    raise BadInputError(
+        f"no free port between {_OWN_PORTS.start} and {_OWN_PORTS.stop - 1} on 127.0.0.1"
+    )
 
 
 def shown(sockets: Iterable[socket.socket]) -> list[str]:

@@ -30,7 +30,7 @@ from mailrelay_cli.data_folder import (
 )
 from mailrelay_cli.errors import BadInputError
 from mailrelay_cli.first_secrets import FirstSecrets, ensure_secrets
-from mailrelay_cli.listeners import Listener, free_ports, open_listeners
+from mailrelay_cli.listeners import Listener, claim_ports, open_listeners
 from mailrelay_cli.nats_config import (
     NatsServerPlan,
     make_credentials,
@@ -114,7 +114,7 @@ def prepare(options: RunOptions, stack: contextlib.ExitStack) -> Prepared:
         raise BadInputError(*str(error).splitlines()) from error
     # Without a health check nothing serves HTTP, the probes neither.
     probed = SERVICES if config.enable_health_check else ()
-    nats_port, *probe_ports = free_ports(1 + len(probed))
+    nats_port, *probe_ports = claim_ports(1 + len(probed), stack)
     plan = NatsServerPlan(
         port=nats_port,
         prefix=config.queue.prefix,
