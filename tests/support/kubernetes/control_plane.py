@@ -62,10 +62,19 @@ class ControlPlane:
         await self.start_controller_manager()
 
     async def start_api_server(self) -> None:
-        """Start the API server and wait until it is ready."""
+        """Start the API server and wait until it is ready.
+
+        A controller manager that missed it is started anew: it would look again only after a pause
+        that doubles with each API server that went away, up to a minute, and until then no
+        namespace gets its ServiceAccount.
+        """
+        missed_it = self.controller_manager.is_running
+        self.controller_manager.kill()
         self.api_server.start()
         async with open_client(self.kubeconfig) as client:
             await self._wait_for(client, "/readyz")
+        if missed_it:
+            await self.start_controller_manager()
 
     async def start_controller_manager(self) -> None:
         """Start the controller manager and wait until it has made the default ServiceAccount."""
