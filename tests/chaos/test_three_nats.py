@@ -14,14 +14,15 @@ import pytest
 import structlog
 
 from mailrelay.mail.disposition import Disposition
-from mailrelay.mail.ids import new_queue_id
-from mailrelay.mail.job import FailedRecord
-from mailrelay.queue.bodies import BodyStore
+from mailrelay.mail.ids import QueueId, new_queue_id
+from mailrelay.mail.job import FailedRecord, ResendMark
+from mailrelay.queue import leader
+from mailrelay.queue.bodies import BodyStore, Deletion
 from mailrelay.queue.connection import QueueConnection, open_connection
 from mailrelay.queue.errors import QueueUnavailableError
+from mailrelay.queue.events import epoch_seconds
 from mailrelay.queue.failed import FailedStore
 from mailrelay.queue.lanes import NOW
-from mailrelay.queue.leader import stream_info
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
 from mailrelay_cli.nats_server import find_nats_server
@@ -63,6 +64,39 @@ def standing_still(*nodes: ClusterNode) -> Iterator[None]:
             node.signal(signal.SIGCONT)
 
 
+async def delete_after_two_looks(bodies: BodyStore, submission: QueueId) -> Deletion:
+    """Do as the monitor does."""
+    deletion = await bodies.delete_unused(submission)
+    if deletion is not Deletion.UNCONFIRMED:
+        return deletion
+    await asyncio.sleep(leader.SPOKEN_SECONDS)
+    return await bodies.delete_unused(submission, confirms=True)
+
+
+async def test_a_body_is_deleted_when_the_second_look_finds_no_record_either(
+    cluster: NatsCluster,
+) -> None:
+    async with (
+        cluster.connected(Role.ADMIN, LOG) as admin,
+        cluster.connected(Role.SENDER, LOG) as sender,
+        cluster.connected(Role.MONITOR, LOG) as monitor,
+    ):
+        await cluster.wait_whole(admin)
+        publisher, bodies = Publisher(sender), BodyStore(monitor, Publisher(monitor))
+        named, unused = (new_queue_id(time.time(), number) for number in (101, 102))
+        for submission in (named, unused):
+            await BodyStore(sender, publisher).store_chunk(submission, 0, b"content")
+            assert await bodies.delete_unused(submission) is Deletion.UNCONFIRMED
+        record = Record(cluster.names.lane_subject(NOW, named), b"x", f"{named}/1")
+        await publisher.store(record)
+        for submission, outcome, left in ((named, Deletion.IN_USE, 1), (unused, Deletion.DONE, 0)):
+            assert await bodies.delete_unused(submission, confirms=True) is outcome
+            info = await leader.stream_info(
+                monitor, cluster.names.body_stream, subjects=f"mailrelay.body.{submission}.>"
+            )
+            assert len(info["state"].get("subjects") or {}) == left
+
+
 @pytest.mark.parametrize("asks_again", range(3))
 async def test_a_leader_that_stood_still_is_not_believed_to_know_what_is_there(
     cluster: NatsCluster, asks_again: int
@@ -78,17 +112,19 @@ async def test_a_leader_that_stood_still_is_not_believed_to_know_what_is_there(
     try:
         record = Record(cluster.names.lane_subject(NOW, submission), b"x", f"{submission}/1")
         with standing_still(old):
-            await Publisher(sender).store(record, deadline_seconds=PATIENCE_SECONDS)
-            asking = asyncio.create_task(
-                stream_info(monitor, lane, subjects=f"mailrelay.lane.*.{submission}")
-            )
+            stored = await Publisher(sender).store(record, deadline_seconds=PATIENCE_SECONDS)
+            found = await leader.message(sender, lane, {"seq": stored.sequence})
+            assert found is not None
+            mark = ResendMark(lane, stored.sequence, epoch_seconds(found["time"]))
             bodies = BodyStore(monitor, Publisher(monitor))
-            deciding = asyncio.create_task(bodies.is_in_use(submission))
+            deleting = asyncio.create_task(delete_after_two_looks(bodies, submission))
+            failed = FailedStore(monitor, Publisher(monitor))
+            looking = asyncio.create_task(failed.is_in_lane(mark))
             await asyncio.sleep(0.01)  # the questions wait in its socket
         with contextlib.suppress(QueueUnavailableError):  # nothing is known: that is right, too
-            assert (await asking)["state"]["subjects"] == {record.subject: 1}
+            assert await deleting is Deletion.IN_USE
         with contextlib.suppress(QueueUnavailableError):
-            assert await deciding
+            assert await looking
     finally:
         await monitor.close()
         await sender.close()
@@ -127,9 +163,9 @@ async def test_a_record_that_nobody_could_confirm_is_stored_once_when_there_is_a
     async with cluster.connected(Role.ADMIN, LOG) as admin:
         await cluster.wait_whole(admin)
         stored = int((await admin.api("STREAM.INFO.mailrelay-in-0"))["state"]["messages"])
-    leader = await cluster.leader_of("mailrelay-in-0", LOG)
-    ingress = await connect(cluster, leader, Role.INGRESS)
-    followers = [node for node in cluster.nodes if node is not leader]
+    old = await cluster.leader_of("mailrelay-in-0", LOG)
+    ingress = await connect(cluster, old, Role.INGRESS)
+    followers = [node for node in cluster.nodes if node is not old]
     try:
         # Its repeats are told that it is being stored, which is no refusal.
         publisher = Publisher(ingress)
@@ -150,5 +186,5 @@ async def test_a_record_that_nobody_could_confirm_is_stored_once_when_there_is_a
         await ingress.close()
     async with cluster.connected(Role.ADMIN, LOG) as admin:
         await cluster.wait_whole(admin)
-        state = (await stream_info(admin, "mailrelay-in-0"))["state"]
+        state = (await leader.stream_info(admin, "mailrelay-in-0"))["state"]
     assert int(state["messages"]) == stored + 3

@@ -12,7 +12,7 @@ import pytest
 from mailrelay.mail.disposition import Disposition
 from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import Body, FailedRecord, Job, ResendMark
-from mailrelay.queue.bodies import CHUNK_BYTES, BodyStore, BodyUnreadableError
+from mailrelay.queue.bodies import CHUNK_BYTES, BodyStore, BodyUnreadableError, Deletion
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.events import epoch_seconds
 from mailrelay.queue.failed import FailedStore, ResendClaim
@@ -146,7 +146,7 @@ async def test_deleting_a_body_leaves_the_others(
     content = b"x" * (CHUNK_BYTES + 1)
     body = await bodies.store_content(submission, content)
     await bodies.store_content(other, content)
-    assert await looking.delete_unused(submission)
+    assert await looking.delete_unused(submission) is Deletion.DONE
     with pytest.raises(BodyUnreadableError):
         await read(bodies, make_job(submission=submission, body=body))
     assert await read(bodies, make_job(submission=other, body=body)) == content

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from mailrelay.mail.ids import QueueId
 from mailrelay.mail.job import CaptureRecord
-from mailrelay.queue.bodies import BodyStore
+from mailrelay.queue.bodies import BodyStore, Deletion
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.failed import FailedStore, ResendClaim
 from mailrelay.queue.lanes import LADDER
@@ -147,7 +147,7 @@ async def test_body_that_a_record_names_stays(
     await store.record(holder, named)
     clock.ahead = UNSPOKEN_AGE_SECONDS + 60
     assert await cleaner.sweep() == 0
-    assert await cleaner._delete_unused(named, "event") is False
+    assert await cleaner._delete_unused(named, "event") is Deletion.IN_USE
     assert await chunks(connection, named) == 2
 
 
@@ -211,7 +211,7 @@ async def test_body_is_deleted_once_its_failed_record_is_done(
     last = await store_of_failed.last(named, 2)
     assert last is not None
     await store_of_failed.store_done(job(named), ResendClaim(last.sequence))
-    assert await cleaner._delete_unused(named, "event") is True
+    assert await cleaner._delete_unused(named, "event") is Deletion.DONE
     assert await chunks(connection, named) == 0
 
 

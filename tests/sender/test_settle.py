@@ -12,7 +12,7 @@ from mailrelay.mail.disposition import Disposition, Outcome
 from mailrelay.mail.ids import new_queue_id
 from mailrelay.mail.reply import Reply
 from mailrelay.mail.retry import RetrySchedule
-from mailrelay.queue.bodies import MAX_UNNAMED_SECONDS, BodyStore
+from mailrelay.queue.bodies import MAX_UNNAMED_SECONDS, BodyStore, Deletion
 from mailrelay.queue.captured import CaptureStore
 from mailrelay.queue.errors import QueueFullError
 from mailrelay.queue.publish import Publisher, Record
@@ -85,7 +85,8 @@ async def test_a_follow_up_that_is_held_up_for_long_writes_its_body_anew(tmp_pat
             return await chunks() > 0 and bool(made.lines.entries)
 
         async def is_swept() -> bool:
-            return await watching.delete_unused(job.submission) and await chunks() == 0
+            deletion = await watching.delete_unused(job.submission)
+            return deletion is Deletion.DONE and await chunks() == 0
 
         await wait_until(is_written, 10, "the body is stored and its record refused")
         # Nobody names the body yet, so the question that the sweep asks lets it go.

@@ -7,6 +7,7 @@ needs no message id, and a body can be written anew after it was deleted.
 from __future__ import annotations
 
 import base64
+import enum
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +19,7 @@ from mailrelay.mail.job import Body, Job
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.epoch import Epoch
 from mailrelay.queue.errors import QueueError, QueueRefusedError, QueueUnavailableError
-from mailrelay.queue.leader import stream_info
+from mailrelay.queue.leader import is_replicated, stream_info
 from mailrelay.queue.publish import DEADLINE_SECONDS, Publisher, Record, repeat_while_away
 from mailrelay.runtime.steps import passed
 
@@ -47,6 +48,14 @@ class Writing:
 
     epoch: str
     at: float  # seconds since the epoch, by the wall: a machine may sleep meanwhile
+
+
+class Deletion(enum.Enum):
+    """What became of a body that was to be deleted."""
+
+    DONE = "done"
+    IN_USE = "in use"
+    UNCONFIRMED = "unconfirmed"  # nothing names it, as far as is known: look again
 
 
 class BodyLostError(QueueError):
@@ -140,27 +149,33 @@ class BodyStore:
                 return True
         return False
 
-    async def delete_unused(self, submission: QueueId) -> bool:
-        """Remove all chunks unless a record may name them; returns whether they are gone.
+    async def delete_unused(self, submission: QueueId, *, confirms: bool = False) -> Deletion:
+        """Remove all chunks unless a record may name them.
+
+        Where there are several servers one look deletes nothing: in the moment in which a leader
+        that stood still goes on, it believes that it was heard just now (`mailrelay.queue.leader`).
+        `confirms`: a look at least `leader.SPOKEN_SECONDS` ago gave UNCONFIRMED.
 
         Only chunks stored before the question are removed: a repeated job may write them anew
-        meanwhile. Raises QueueError.
+        meanwhile. Raises QueueError: no look before it counts any more.
         """
         stream = self._names.body_stream
-        state = (await stream_info(self._connection, stream))["state"]
+        info = await stream_info(self._connection, stream)
         in_use = await self.is_in_use(submission)
         passed("body.asked")
         if in_use:
-            return False
+            return Deletion.IN_USE
+        if is_replicated(info) and not confirms:
+            return Deletion.UNCONFIRMED
         await self._connection.api(
             f"STREAM.PURGE.{stream}",
             {
                 "filter": f"{self._names.prefix}.body.{submission}.>",
-                "seq": int(state["last_seq"]) + 1,
+                "seq": int(info["state"]["last_seq"]) + 1,
             },
         )
         passed("body.purged")
-        return True
+        return Deletion.DONE
 
     async def _any_failed(self, submission: QueueId) -> bool:
         """Look whether any failed record is more than a tombstone."""

@@ -226,11 +226,12 @@ class FailedStore:
     async def is_in_lane(self, mark: ResendMark) -> bool:
         """Tell whether the record in a lane that `mark` names is still there.
 
-        Once it is gone it never comes back. Raises QueueError.
+        Once it is gone it never comes back. Raises QueueError, also while it is not known who
+        leads.
         """
         if mark.stream != self._names.lane_stream:
             return False
-        found = await leader.message(self._connection, mark.stream, {"seq": mark.sequence})
+        found = await leader.message_at(self._connection, mark.stream, mark.sequence)
         if found is None:
             return False
         stored_at = epoch_seconds(found.get("time", ""))

@@ -18,7 +18,7 @@ from mailrelay.queue.errors import QueueRefusedError, QueueUnavailableError
 # Servers wait for at least 4 s without a leader's word before they elect another one; a leader
 # speaks every second.
 HEARD_SECONDS = 2.5
-_SPOKEN_SECONDS = 1.5
+SPOKEN_SECONDS = 1.5
 _NANOSECONDS = 1_000_000_000
 _NOT_FOUND = 10037
 
@@ -53,13 +53,33 @@ async def last_message(
     if found is not None:
         return found
     info = await stream_info(connection, stream, subjects=subject)
-    if (info.get("cluster") or {}).get("replicas"):
-        await asyncio.sleep(_SPOKEN_SECONDS)
+    if is_replicated(info):
+        await asyncio.sleep(SPOKEN_SECONDS)
         info = await stream_info(connection, stream, subjects=subject)
     if info["state"].get("subjects"):
         msg = f"{stream}: a server answered that is behind its leader"
         raise QueueUnavailableError(msg)
     return None
+
+
+async def message_at(
+    connection: QueueConnection, stream: str, sequence: int
+) -> dict[str, Any] | None:
+    """Return the record of a sequence number; None when the stream's one leader has none there.
+
+    None takes as long as in `last_message`. Raises QueueError; QueueUnavailableError also when
+    whoever answered may lead no more.
+    """
+    while_it_stood = True
+    while True:
+        found = await message(connection, stream, {"seq": sequence})
+        if found is not None:
+            return found
+        info = await stream_info(connection, stream)
+        if not while_it_stood or not is_replicated(info):
+            return None
+        while_it_stood = False
+        await asyncio.sleep(SPOKEN_SECONDS)
 
 
 async def message(
@@ -83,8 +103,13 @@ async def wait_heard(connection: QueueConnection, stream: str) -> None:
 
     Unless it stands still again. Raises QueueError, also when whoever answered may lead no more.
     """
-    await asyncio.sleep(_SPOKEN_SECONDS)
+    await asyncio.sleep(SPOKEN_SECONDS)
     await stream_info(connection, stream)
+
+
+def is_replicated(info: dict[str, Any]) -> bool:
+    """Tell whether more than one server keeps the stream of this answer."""
+    return bool((info.get("cluster") or {}).get("replicas"))
 
 
 def leads(info: dict[str, Any]) -> bool:

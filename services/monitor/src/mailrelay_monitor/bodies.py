@@ -1,10 +1,11 @@
 """Delete large content that nothing names any more (queue rule 10): the only place that does.
 
 A final event prompts the question, because big mail must not pile up; the stream leaders answer
-it. The event comes before its job's record is acked, so the question is asked a few times. So does
-ingress for what it stored in vain; chunks of that may still be on their way, so it is asked once
-more. A slow sweep asks the same of every body older than an hour, for the events that never came.
-Age alone and the index never delete anything.
+it, and where there are several servers they are asked twice. The event comes before its job's
+record is acked, so the question is asked a few times. So does ingress for what it stored in vain;
+chunks of that may still be on their way, so it is asked once more. A slow sweep asks the same of
+every body older than an hour, for the events that never came. Age alone and the index never delete
+anything.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from datetime import UTC, datetime
 from prometheus_client import CollectorRegistry, Counter
 
 from mailrelay.mail.ids import QueueId, new_queue_id
-from mailrelay.queue.bodies import BodyStore
+from mailrelay.queue.bodies import BodyStore, Deletion
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.errors import QueueError, QueueRefusedError
+from mailrelay.queue.leader import SPOKEN_SECONDS
 from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
 
@@ -71,6 +73,8 @@ class BodyCleaner:
         # Of these: to be asked once more behind their deletion, and those of which that is left.
         self._once_more: set[QueueId] = set()
         self._deleted: set[QueueId] = set()
+        # Of these: unused at the last look, which is to be confirmed by the next.
+        self._unconfirmed: set[QueueId] = set()
         self._wake = asyncio.Event()
         # Held while the streams are asked about one body. The order of the questions is that in
         # which records move on; a release moves one back, and must not come in between.
@@ -105,15 +109,21 @@ class BodyCleaner:
                 await asyncio.sleep(max(0.0, pause))
                 continue
             _, submission = heapq.heappop(self._due)
+            confirms = submission in self._unconfirmed
+            self._unconfirmed.discard(submission)
             try:
                 found_by = "" if submission in self._deleted else "event"
-                deleted = await self._delete_unused(submission, found_by)
+                deletion = await self._delete_unused(submission, found_by, confirms=confirms)
             except QueueError as error:
                 self._log.warning("body.not_asked", id=submission, reason=str(error))
                 self._push(submission, _RETRY_SECONDS)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            self._settle(submission, deleted=deleted)
+            if deletion is Deletion.UNCONFIRMED:
+                self._unconfirmed.add(submission)
+                self._push(submission, SPOKEN_SECONDS)
+            else:
+                self._settle(submission, deleted=deletion is Deletion.DONE)
 
     async def run_sweep(self) -> None:
         """Sweep from time to time until cancelled."""
@@ -136,21 +146,30 @@ class BodyCleaner:
         """
         written_before = self._clock() - UNSPOKEN_AGE_SECONDS
         deleted = 0
+        unconfirmed = []
         # A body is never older than its submission.
         for submission in await self._stored(new_queue_id(written_before, 0)):
             if await self._is_written_since(submission, written_before):
                 continue
-            deleted += await self._delete_unused(submission, "sweep")
+            deletion = await self._delete_unused(submission, "sweep")
+            deleted += deletion is Deletion.DONE
+            if deletion is Deletion.UNCONFIRMED:
+                unconfirmed.append(submission)
+        if unconfirmed:
+            await asyncio.sleep(SPOKEN_SECONDS)
+        for submission in unconfirmed:
+            deletion = await self._delete_unused(submission, "sweep", confirms=True)
+            deleted += deletion is Deletion.DONE
         return deleted
 
-    async def _delete_unused(self, submission: QueueId, found_by: str) -> bool:
+    async def _delete_unused(
+        self, submission: QueueId, found_by: str, *, confirms: bool = False
+    ) -> Deletion:
         async with self.asking:
-            deleted = await self._store.delete_unused(submission)
-        if not deleted:
-            return False
-        if found_by:
+            deletion = await self._store.delete_unused(submission, confirms=confirms)
+        if deletion is Deletion.DONE and found_by:
             self._metrics.deleted.labels(found_by).inc()
-        return True
+        return deletion
 
     def _settle(self, submission: QueueId, *, deleted: bool) -> None:
         asked = self._waiting[submission] + 1
