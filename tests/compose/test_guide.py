@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
 import shutil
+import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.compose.clients import wait_total
-from tests.compose.docker import ALL_IN_ONE, QUICK, ROOT, Project, do, docker
+from tests.compose.docker import ALL_IN_ONE, QUICK, ROOT, Project, do, docker, inspect
 from tests.support.certificates import make_certificates
 from tests.support.smtp_client import SmtpDialogue
 
@@ -31,6 +34,32 @@ def blocks() -> dict[str, str]:
         if fenced:
             found[title] = "".join(fenced)
     return found
+
+
+@contextlib.asynccontextmanager
+async def authenticated(
+    context: ssl.SSLContext, user: str, password: str
+) -> AsyncIterator[SmtpDialogue]:
+    """A client that has verified the certificate and is let in."""
+    async with SmtpDialogue.greeted("127.0.0.1", 2525) as client:
+        await client.starttls(context)
+        await client.ehlo()
+        await client.auth_plain(user, password, 235)
+        yield client
+        await client.quit()
+
+
+@contextlib.asynccontextmanager
+async def another_image(name: str) -> AsyncIterator[str]:
+    """Let the name mean another image, as after a build of a newer version; yields its id."""
+    old = (await docker("image", "inspect", "--format", "{{.Id}}", name)).strip()
+    script = f"printf 'FROM {name}\nLABEL newer=yes\n' | docker build --quiet --tag {name} -"
+    newer = (await do("bash", "-c", script)).strip()
+    assert newer != old
+    try:
+        yield newer
+    finally:
+        await docker("tag", old, name)
 
 
 async def test_the_page_does_what_it_says(older_compose: tuple[str, ...], tmp_path: Path) -> None:
@@ -58,7 +87,7 @@ async def test_the_page_does_what_it_says(older_compose: tuple[str, ...], tmp_pa
     try:
         parts = blocks()
         assert list(parts) == [
-            *("Start", "Users", "A certificate", "Look at it", "Back up", "Restore"),
+            *("Start", "Users", "A certificate", "Look at it", "Back up", "Restore", "Upgrade"),
         ]
         start, rest = parts["Start"].split("\n", 1)
         await follow(start)
@@ -66,12 +95,8 @@ async def test_the_page_does_what_it_says(older_compose: tuple[str, ...], tmp_pa
         assert len(password) == 32
         assert (await follow(parts["Users"])).split()[-2:] == ["mailrelay", "ada"]
         await follow(parts["A certificate"])
-        async with SmtpDialogue.greeted("127.0.0.1", 2525) as client:
-            await client.starttls(certificates.client_context())  # verified
-            await client.ehlo()
-            await client.auth_plain("ada", PASSWORD, 235)
+        async with authenticated(certificates.client_context(), "ada", PASSWORD) as client:
             assert (await client.submit("a@example.org", ["b@example.com"], CONTENT)).accepted
-            await client.quit()
         await wait_total(8025, 1)
         said = await follow(parts["Look at it"])
         assert '"status":"ok"' in said
@@ -79,13 +104,15 @@ async def test_the_page_does_what_it_says(older_compose: tuple[str, ...], tmp_pa
         await follow(parts["Back up"])
         await follow(parts["Restore"])
         await wait_total(8025, 1)
-        async with SmtpDialogue.greeted("127.0.0.1", 2525) as client:
-            await client.starttls(certificates.client_context())
-            await client.ehlo()
-            await client.auth_plain("mailrelay", password, 235)
-            await client.quit()
-        listed = await relay.exec("mailrelay", "mailrelay", "captured", "list")
-        assert "a@example.org" in listed
+        async with authenticated(certificates.client_context(), "mailrelay", password):
+            pass
+        async with another_image("mailrelay") as newer:
+            await follow(parts["Upgrade"])
+            running = await inspect(await relay.container("mailrelay"))
+            assert running["Image"] == newer
+            await wait_total(8025, 1)
+            listed = await relay.exec("mailrelay", "mailrelay", "captured", "list")
+            assert "a@example.org" in listed
     finally:
         await relay.down("--volumes")
         left = await docker("volume", "ls", "--quiet", "--filter", f"name={relay.name}")
