@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from mailrelay.config.load import ConfigError
 from mailrelay.config.model import RelayConfig
 from mailrelay.mail.disposition import Disposition
-from mailrelay.mail.job import Body, Job, Recipient
+from mailrelay.mail.job import Body, Job
 from mailrelay.queue.bodies import BodyUnreadableError
-from mailrelay_sender import connection as connection_module
-from mailrelay_sender.attempt import AttemptResult, attempt
+from mailrelay_sender.attempt import attempt
 from mailrelay_sender.connection import ConnectionPool, UpstreamSettings, Verdicts
 from mailrelay_sender.named_hops import MAX_POOLS, NamedHops
 from mailrelay_sender.plan import Hosts
-from mailrelay_sender.route import NamedHop, SmartHost
+from mailrelay_sender.route import NamedHop
 from tests.lib.jobs import make_job
-from tests.support.certificates import Certificates, make_certificates
+from tests.sender.attempts import (
+    BOUNCED,
+    DEFERRED,
+    LIMIT_SECONDS,
+    SENT,
+    STALL_SECONDS,
+    dispositions,
+    inline,
+    pool_to,
+    try_once,
+)
 from tests.support.dots import stuff
-from tests.support.extensions import Extensions
 from tests.support.messages import every_shape
 from tests.support.replies import Reply
 from tests.support.scripting import (
@@ -39,81 +44,9 @@ from tests.support.scripting import (
     Stage,
     Stall,
 )
-from tests.support.scripts import accept_all, fail_at, half_of_recipients, refuse_tls
+from tests.support.scripts import accept_all, fail_at, half_of_recipients
 from tests.support.upstream import ScriptedUpstream
 from tests.support.wait import wait_until
-
-SENT, DEFERRED, BOUNCED = Disposition.SENT, Disposition.DEFERRED, Disposition.BOUNCED
-LIMIT_SECONDS = 5.0
-STALL_SECONDS = 0.3
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(params=[True, False], ids=["pipelined", "one by one"])
-async def upstream(request: pytest.FixtureRequest) -> AsyncIterator[ScriptedUpstream]:
-    offers = Extensions(pipelining=request.param)
-    async with ScriptedUpstream(extensions=offers, keep_wire=True) as running:
-        yield running
-        assert running.violations == []
-
-
-def pool_to(
-    upstream: ScriptedUpstream,
-    host: str = "127.0.0.1",
-    **changes: Any,  # noqa: ANN401 — options of any type
-) -> contextlib.AbstractAsyncContextManager[ConnectionPool]:
-    return pool_at(host, upstream.port, **changes)
-
-
-@contextlib.asynccontextmanager
-async def pool_at(
-    host: str,
-    port: int,
-    **changes: Any,  # noqa: ANN401 — options of any type
-) -> AsyncIterator[ConnectionPool]:
-    config = RelayConfig.model_validate(
-        {
-            "security": {"requireAuth": False},
-            "forwardSMTP": True,
-            "forwardHost": host,
-            "forwardPort": port,
-        }
-        | changes
-    )
-    settings = UpstreamSettings.from_config(config, "relay.test")
-    pool = ConnectionPool(SmartHost(host, port), settings)
-    try:
-        yield pool
-    finally:
-        await pool.close_idle()
-
-
-@pytest.fixture
-async def pool(upstream: ScriptedUpstream) -> AsyncIterator[ConnectionPool]:
-    async with pool_to(upstream) as made:
-        yield made
-
-
-async def inline(job: Job) -> AsyncIterator[bytes]:
-    yield job.content
-
-
-async def try_once(
-    job: Job, pool: ConnectionPool, limit_seconds: float = LIMIT_SECONDS
-) -> AttemptResult:
-    result = await attempt(job, Hosts((pool,)), inline, limit_seconds)
-    assert sorted(o.recipient for o in result.outcomes) == [r.number for r in job.recipients]
-    assert result.fault is None, result.fault
-    return result
-
-
-def dispositions(result: AttemptResult) -> list[Disposition]:
-    ordered = sorted(result.outcomes, key=lambda outcome: outcome.recipient)
-    return [outcome.disposition for outcome in ordered]
 
 
 async def test_a_job_is_sent_with_its_envelope(
@@ -249,297 +182,6 @@ async def test_a_connection_lost_around_the_content_defers(
     result = await try_once(job, pool)
     assert dispositions(result) == [DEFERRED] * 2
     assert result.outcomes[0].reply.enhanced == "4.4.2"
-
-
-# --- Pipelining (RFC 2920) ----------------------------------------------------------------------
-
-
-@contextlib.asynccontextmanager
-async def pool_to_waiter(replies: bytes, seen: list[bytes]) -> AsyncIterator[ConnectionPool]:
-    """A server that answers a transaction's commands only when it has them all.
-
-    `seen` gets the commands, and then whatever comes behind the replies to them.
-    """
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            writer.write(b"220 up.test\r\n")
-            await reader.readuntil(b"\r\n")
-            writer.write(b"250-up.test\r\n250 PIPELINING\r\n")
-            seen.append(await reader.readuntil(b"DATA\r\n"))
-            writer.write(replies)
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                seen.append(await reader.readuntil(b"\r\n.\r\n"))
-                writer.write(b"250 2.0.0 Taken\r\n")
-                await reader.read()
-        finally:
-            writer.close()
-            served.set()
-
-    served = asyncio.Event()
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        async with pool_at("127.0.0.1", server.sockets[0].getsockname()[1]) as pool:
-            yield pool
-        await asyncio.wait_for(served.wait(), 30)
-
-
-async def test_all_commands_leave_before_the_first_answer_where_that_is_offered() -> None:
-    seen: list[bytes] = []
-    replies = b"250 MAIL\r\n250 RCPT\r\n550 5.1.1 No\r\n354 Go on\r\n"
-    async with pool_to_waiter(replies, seen) as pool:
-        result = await try_once(make_job(2), pool)
-    assert dispositions(result) == [SENT, BOUNCED]
-    commands, content = seen
-    assert commands.split(b"\r\n")[1:] == [
-        *(b"RCPT TO:<r%d@reader.test>" % n for n in range(2)),
-        b"DATA",
-        b"",
-    ]
-    assert content == make_job().content + b".\r\n"
-
-
-async def test_a_server_that_waits_for_content_for_nobody_gets_none() -> None:
-    seen: list[bytes] = []
-    replies = b"250 MAIL\r\n550 5.1.1 No\r\n550 5.1.1 No\r\n354 Go on\r\n"
-    async with pool_to_waiter(replies, seen) as pool:
-        assert dispositions(await try_once(make_job(2), pool)) == [BOUNCED] * 2
-    assert len(seen) == 1  # the commands, and then the end
-
-
-# --- Kept connections ---------------------------------------------------------------------------
-
-
-async def test_a_connection_is_kept_for_the_next_message(
-    upstream: ScriptedUpstream, pool: ConnectionPool
-) -> None:
-    for _ in range(5):
-        await try_once(make_job(), pool)
-    assert upstream.connections == 1
-    await pool.close_idle()
-    await upstream.wait_until(lambda: upstream.open_connections == 0, 5, "it was ended")
-
-
-@pytest.mark.parametrize("reset", [False, True])
-async def test_a_kept_connection_closed_meanwhile_is_replaced_by_a_fresh_one(
-    reset: bool,  # noqa: FBT001
-    upstream: ScriptedUpstream,
-    pool: ConnectionPool,
-) -> None:
-    await try_once(make_job(), pool)
-    upstream.drop_connections(reset=reset)
-    assert dispositions(await try_once(make_job(), pool)) == [SENT]
-    assert upstream.connections == 2
-
-
-@pytest.mark.parametrize("action", [Reply(421, "4.4.2 Idle"), Close(), Close(reset=True)])
-async def test_a_kept_connection_that_says_421_to_mail_is_replaced_by_a_fresh_one(
-    action: Action, upstream: ScriptedUpstream, pool: ConnectionPool
-) -> None:
-    await try_once(make_job(), pool)
-    upstream.script = fail_at(Stage.MAIL, action, times=1)
-    assert dispositions(await try_once(make_job(), pool)) == [SENT]
-    assert upstream.connections == 2
-    assert upstream.received_count == 2
-
-
-async def test_a_kept_connection_that_said_goodbye_meanwhile_is_replaced_by_a_fresh_one(
-    pool: ConnectionPool,
-) -> None:
-    """What it said must not be taken for the answer to the next command."""
-    await try_once(make_job(), pool)
-    [kept] = pool._idle
-    kept._dialogue.data_received(b"421 4.4.2 Idle for too long\r\n")
-    assert not kept.is_open
-    assert dispositions(await try_once(make_job(), pool)) == [SENT]
-
-
-async def test_a_kept_connection_that_stalls_is_not_left_open(
-    upstream: ScriptedUpstream, pool: ConnectionPool
-) -> None:
-    await try_once(make_job(), pool)
-    upstream.script = fail_at(Stage.MAIL, Stall())
-    assert dispositions(await try_once(make_job(), pool, STALL_SECONDS)) == [DEFERRED]
-    await upstream.wait_until(lambda: upstream.open_connections == 0, 5, "it was dropped")
-
-
-async def test_a_connection_has_served_enough_at_some_time(
-    upstream: ScriptedUpstream, pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection_module, "MAX_MESSAGES", 2)
-    for _ in range(4):
-        await try_once(make_job(), pool)
-    assert upstream.connections == 2
-
-
-# --- Extensions ---------------------------------------------------------------------------------
-
-
-async def test_mail_that_needs_smtputf8_bounces_where_it_is_not_offered(
-    upstream: ScriptedUpstream, pool: ConnectionPool
-) -> None:
-    upstream.extensions = replace(upstream.extensions, smtputf8=False)
-    needs = make_job(
-        smtputf8=True, recipients=1, reverse_path="zoë@sender.test", body_8bitmime=True
-    )
-    result = await try_once(needs, pool)
-    assert dispositions(result) == [BOUNCED]
-    assert result.outcomes[0].reply.enhanced == "5.6.7"
-    header = make_job(smtputf8=True, content="Subject: ü\r\n\r\n".encode(), body_8bitmime=True)
-    assert dispositions(await try_once(header, pool)) == [BOUNCED]
-    to_be_safe = make_job(smtputf8=True, content="A: b\r\n\r\nü\r\n".encode(), body_8bitmime=True)
-    assert dispositions(await try_once(to_be_safe, pool)) == [SENT]
-    assert upstream.received[0].mail_params[-1] == "BODY=8BITMIME"
-
-
-async def test_an_address_of_any_shape_goes_out_as_it_came_in(
-    upstream: ScriptedUpstream, pool: ConnectionPool
-) -> None:
-    address = '"a > b"@reader.test'
-    job = make_job(recipients=1)
-    job = make_job(recipients=1, smtputf8=True)
-    job = Job(
-        **{
-            **{name: getattr(job, name) for name in job.__slots__},
-            "recipients": (Recipient(0, address), Recipient(1, "用户@例え.test")),
-        }
-    )
-    assert dispositions(await try_once(job, pool)) == [SENT, SENT]
-    assert upstream.received[0].rcpt_tos == (address, "用户@例え.test")
-
-
-async def test_an_upstream_that_knows_only_helo_gets_the_mail(
-    upstream: ScriptedUpstream, pool: ConnectionPool
-) -> None:
-    upstream.script = fail_at(Stage.EHLO, Reply(502, "5.5.1 What"), times=1)
-    assert dispositions(await try_once(make_job(), pool)) == [SENT]
-    assert upstream.received[0].mail_params == ()
-
-
-# --- TLS and AUTH -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("implicit", [False, True], ids=["starttls", "implicit"])
-async def test_tls_is_used_and_verified_against_the_configured_authority(
-    implicit: bool,  # noqa: FBT001
-    certificates: Certificates,
-) -> None:
-    offers = Extensions(starttls=certificates.server.context(), implicit_tls=implicit)
-    async with (
-        ScriptedUpstream(extensions=offers) as upstream,
-        pool_to(upstream, forwardCAFile=str(certificates.authority), forwardSSL=implicit) as pool,
-    ):
-        result = await try_once(make_job(), pool)
-        assert dispositions(result) == [SENT]
-        assert upstream.received[0].tls
-        assert result.tls.startswith("TLSv1.")
-        assert upstream.violations == []
-
-
-@pytest.mark.parametrize("implicit", [False, True], ids=["starttls", "implicit"])
-@pytest.mark.parametrize("which", ["self_signed", "expired", "untrusted"])
-async def test_a_certificate_that_does_not_verify_defers_with_a_clear_reply(
-    which: str,
-    implicit: bool,  # noqa: FBT001
-    certificates: Certificates,
-) -> None:
-    server = certificates.server if which == "untrusted" else getattr(certificates, which)
-    offers = Extensions(starttls=server.context(), implicit_tls=implicit)
-    trusted = {} if which == "untrusted" else {"forwardCAFile": str(certificates.authority)}
-    async with (
-        ScriptedUpstream(extensions=offers) as upstream,
-        pool_to(upstream, forwardSSL=implicit, **trusted) as pool,
-    ):
-        result = await try_once(make_job(2), pool)
-        assert dispositions(result) == [DEFERRED] * 2
-        reply = result.outcomes[0].reply
-        assert reply.enhanced == "4.7.5"
-        assert "the certificate of 127.0.0.1 is not valid: " in reply.text
-        words = {"expired": "certificate has expired", "self_signed": "self-signed certificate"}
-        assert words.get(which, "unable to get local issuer certificate") in reply.text
-        assert "forwardCAFile" in reply.text
-        assert upstream.transactions == 0
-        await upstream.wait_until(lambda: upstream.open_connections == 0, 5, "no one is left")
-
-
-async def test_verification_can_be_switched_off(certificates: Certificates) -> None:
-    offers = Extensions(starttls=certificates.self_signed.context())
-    async with (
-        ScriptedUpstream(extensions=offers) as upstream,
-        pool_to(upstream, forwardVerifyTLS=False) as pool,
-    ):
-        assert dispositions(await try_once(make_job(), pool)) == [SENT]
-        assert upstream.received[0].tls
-
-
-async def test_starttls_offered_and_then_refused_defers(certificates: Certificates) -> None:
-    offers = Extensions(starttls=certificates.server.context())
-    async with (
-        ScriptedUpstream(refuse_tls(), extensions=offers) as upstream,
-        pool_to(upstream, forwardCAFile=str(certificates.authority)) as pool,
-    ):
-        result = await try_once(make_job(), pool)
-        assert dispositions(result) == [DEFERRED]
-        assert "454" in result.outcomes[0].reply.text
-
-
-def test_authorities_that_cannot_be_read_are_a_fault_of_the_configuration(tmp_path: Path) -> None:
-    config = RelayConfig.model_validate(
-        {"security": {"requireAuth": False}, "forwardCAFile": str(tmp_path / "no.pem")}
-    )
-    with pytest.raises(ConfigError, match=r"forwardCAFile: must be a PEM file .*no\.pem"):
-        UpstreamSettings.from_config(config, "x")
-
-
-CREDENTIALS = {"forwardUsername": "ada", "forwardPassword": "open sesame"}
-
-
-@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
-async def test_the_upstream_is_told_who_we_are(mechanism: str) -> None:
-    offers = Extensions(auth=(mechanism,), credentials={"ada": "open sesame"}, auth_required=True)
-    async with (
-        ScriptedUpstream(extensions=offers) as upstream,
-        pool_to(upstream, **CREDENTIALS) as p,
-    ):
-        assert dispositions(await try_once(make_job(), p)) == [SENT]
-        assert upstream.received[0].auth == "ada"
-
-
-async def test_credentials_that_are_refused_defer_and_do_not_show() -> None:
-    offers = Extensions(auth=("PLAIN",), credentials={"ada": "other"})
-    async with (
-        ScriptedUpstream(extensions=offers) as upstream,
-        pool_to(upstream, **CREDENTIALS) as p,
-    ):
-        result = await try_once(make_job(), p)
-        assert dispositions(result) == [DEFERRED]
-        reply = result.outcomes[0].reply
-        assert reply.enhanced == "4.7.8"
-        assert "535" in reply.text
-        assert "sesame" not in str(result)
-        assert "sesame" not in repr(p._settings)
-
-
-async def test_an_upstream_without_auth_defers_when_we_have_credentials() -> None:
-    async with ScriptedUpstream() as upstream, pool_to(upstream, **CREDENTIALS) as pool:
-        result = await try_once(make_job(), pool)
-        assert dispositions(result) == [DEFERRED]
-        assert result.outcomes[0].reply.enhanced == "4.7.8"
-
-
-async def test_a_password_is_never_sent_in_the_clear_to_another_machine(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(connection_module, "_is_loopback", lambda _: False)
-    offers = Extensions(auth=("PLAIN",))
-    async with (
-        ScriptedUpstream(extensions=offers) as upstream,
-        pool_to(upstream, **CREDENTIALS) as p,
-    ):
-        result = await try_once(make_job(), p)
-        assert dispositions(result) == [DEFERRED]
-        assert "never sent in the clear" in result.outcomes[0].reply.text
-        await upstream.wait_until(lambda: upstream.open_connections == 0, 5, "no one is left")
 
 
 # --- Content ------------------------------------------------------------------------------------
