@@ -15,12 +15,13 @@ from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.lanes import LADDER
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
+from mailrelay.queue.streams import ensure
 from mailrelay.queue.wire import encode_events
 from mailrelay.runtime.logging import Logger
 from mailrelay.service import ServiceSettings
 from mailrelay_monitor.http import make_app
 from mailrelay_monitor.main import _Monitor
-from tests.monitor.conftest import Connect
+from tests.monitor.conftest import LIMITS, Connect
 from tests.monitor.nats import NatsServer
 from tests.monitor.story import (
     BOUNCED,
@@ -326,4 +327,35 @@ async def test_the_backlog_says_what_is_ready_and_what_waits(
         "jobs": 2,
         "failed": 0,
         "captured": 0,
+        "missing": [],
     }
+
+
+async def test_what_is_gone_of_the_queue_is_named_and_mail_cannot_be_taken(
+    client: httpx.AsyncClient, connect: Connect, monitor: _Monitor
+) -> None:
+    admin = await connect(Role.ADMIN)
+    names = admin.names
+    await admin.api(f"CONSUMER.DELETE.{names.lane_stream}.{names.lane_consumer(LADDER[0])}")
+    await admin.api(f"STREAM.DELETE.{names.pace_stream}")
+    await monitor._backlog.look()
+    answer = await client.get("/api/backlog")
+    assert answer.status_code == 200
+    assert answer.json()["missing"] == [names.pace_stream, f"consumers of {names.lane_stream}"]
+    (reason,) = (await client.get("/health")).json()["reasons"]
+    assert reason.startswith(f"senders cannot claim from {names.lane_stream}: ")
+    await admin.api(f"STREAM.DELETE.{names.in_stream()}")
+    await admin.api(f"STREAM.DELETE.{names.lane_stream}")
+    await monitor._backlog.look()
+    answer = await client.get("/api/backlog")
+    assert answer.status_code == 503
+    gone = [names.in_stream(), names.lane_stream]
+    assert answer.json()["missing"] == [*gone, names.pace_stream]
+    health = await client.get("/health")
+    assert health.status_code == 503
+    assert health.json()["reasons"][0] == (
+        f"the queue has no stream {', '.join(gone)}: `mailrelay queue ensure` makes them"
+    )
+    await ensure(admin, LIMITS)
+    await monitor._backlog.look()
+    assert (await client.get("/api/backlog")).json()["missing"] == []

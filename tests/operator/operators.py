@@ -102,14 +102,14 @@ async def _play(client: Client, failing: str) -> None:
             if is_done or failing in image or "deletionTimestamp" in pod["metadata"]:
                 continue
             with contextlib.suppress(ApiRefusedError):  # gone meanwhile
-                await client.patch(
-                    "v1",
-                    "Pod",
-                    pod["metadata"]["name"],
-                    {"status": _status(pod)},
-                    subresource="status",
-                )
+                await play_pod(client, pod)
         await asyncio.sleep(0.3)
+
+
+async def play_pod(client: Client, pod: Manifest) -> None:
+    """Say of a pod that it runs, or that it ended well when it is a Job's."""
+    status = {"status": _status(pod)}
+    await client.patch("v1", "Pod", pod["metadata"]["name"], status, subresource="status")
 
 
 def _status(pod: Manifest) -> Manifest:

@@ -11,6 +11,8 @@ import contextlib
 import http.client
 import os
 import re
+import smtplib
+import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -189,10 +191,58 @@ def owner_of(children: tuple[Manifest, ...], component: str) -> Manifest:
     return found
 
 
-def service_changes(pod: Pod, nats_url: str) -> dict[str, str]:
-    """What a service's environment has else on one machine: free ports on loopback."""
-    return {
-        "MAILRELAY_NATS_URL": nats_url,
-        "MAILRELAY_PROBE_ADDRESS": f"127.0.0.1:{pod.ports['probe']}",
-        "MAILRELAY_DATA_DIR": str(pod.inside("/app/data")),
+def nats_pods(children: tuple[Manifest, ...], secrets: Secrets, folder: Path) -> list[Pod]:
+    """The servers of a relay's own NATS, which find each other on loopback."""
+    owner = owner_of(children, "nats")
+    name = owner["metadata"]["name"]
+    pods = [
+        Pod(owner, children, secrets, folder / f"nats-{number}", f"{name}-{number}")
+        for number in range(owner["spec"]["replicas"])
+    ]
+    for pod in pods:
+        own = {"client": 4222, "probe": 8222, "route": 6222}
+        pod.texts = {
+            f"0.0.0.0:{own[port]}": f"127.0.0.1:{number}" for port, number in pod.ports.items()
+        }
+        for other in pods:
+            for port, number in other.ports.items():
+                pod.texts[f"{other.name}.{name}:{own[port]}"] = f"127.0.0.1:{number}"
+        pod.rewrite("/etc/nats/nats.conf")
+        if len(pods) > 1:
+            pod.rewrite("/etc/nats/routes.conf")
+    return pods
+
+
+def url_of(pods: list[Pod]) -> str:
+    """Where services find these servers."""
+    return ",".join(f"nats://127.0.0.1:{pod.ports['client']}" for pod in pods)
+
+
+def let_talk(pods: Mapping[str, Pod], nats_url: str) -> tuple[int, int]:
+    """Give ingress, sender and monitor free ports on loopback; SMTP's and HTTP's."""
+    for pod in pods.values():
+        pod.changes = {
+            "MAILRELAY_NATS_URL": nats_url,
+            "MAILRELAY_PROBE_ADDRESS": f"127.0.0.1:{pod.ports['probe']}",
+            "MAILRELAY_DATA_DIR": str(pod.inside("/app/data")),
+        }
+    smtp, http = pods["ingress"].ports["submission"], pods["monitor"].ports["http"]
+    pods["ingress"].changes |= {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(smtp)}
+    pods["monitor"].changes |= {
+        "HEALTH_CHECK_PORT": str(http),
+        "HTTP_LISTEN": "127.0.0.1",
+        "MAILRELAY_SMTP_ADDRESS": f"127.0.0.1:{smtp}",
+        "MAILRELAY_EMAILS_DIR": str(pods["monitor"].inside("/app/data/emails")),
     }
+    return smtp, http
+
+
+def send(port: int, secrets: Secrets, relay: str, namespace: str) -> None:
+    """Send one mail as a client in the cluster does: by the Service's name, with STARTTLS."""
+    context = ssl.create_default_context(cadata=secrets[f"{relay}-ca"]["ca.crt"].decode())
+    user = secrets[f"{relay}-smtp"]
+    with smtplib.SMTP("127.0.0.1", port, timeout=SECONDS) as client:
+        client._host = f"{relay}-ingress.{namespace}.svc"  # type: ignore[attr-defined]  # what TLS checks for
+        client.starttls(context=context)
+        client.login(user["username"].decode(), user["password"].decode())
+        client.sendmail("a@example.org", ["b@example.net"], "Subject: one\r\n\r\nHello\r\n")

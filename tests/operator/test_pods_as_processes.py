@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
-import smtplib
-import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +27,11 @@ from tests.operator.pods_as_processes import (
     Pod,
     Secrets,
     get,
+    let_talk,
+    nats_pods,
     owner_of,
-    service_changes,
+    send,
+    url_of,
 )
 from tests.operator.relays import inputs, relay
 from tests.support.certificates import make_certificates
@@ -52,31 +53,6 @@ def made(resource: Relay, secrets: Secrets | None = None) -> tuple[tuple[Manifes
         if slots is not None:
             keys[role] = slots
     return desired(resource, inputs(keys=keys)), found
-
-
-def nats_pods(children: tuple[Manifest, ...], secrets: Secrets, folder: Path) -> list[Pod]:
-    owner = owner_of(children, "nats")
-    pods = [
-        Pod(owner, children, secrets, folder / f"nats-{number}", f"mail-nats-{number}")
-        for number in range(owner["spec"]["replicas"])
-    ]
-    for pod in pods:
-        own = {"client": 4222, "probe": 8222, "route": 6222}
-        pod.texts = {
-            f"0.0.0.0:{own[name]}": f"127.0.0.1:{port}" for name, port in pod.ports.items()
-        }
-        for other in pods:
-            for name, port in other.ports.items():
-                host = f"{other.name}.mail-nats:{own[name]}"
-                pod.texts[host] = f"127.0.0.1:{port}"
-        pod.rewrite("/etc/nats/nats.conf")
-        if len(pods) > 1:
-            pod.rewrite("/etc/nats/routes.conf")
-    return pods
-
-
-def url_of(pods: list[Pod]) -> str:
-    return ",".join(f"nats://127.0.0.1:{pod.ports['client']}" for pod in pods)
 
 
 async def streams_made(
@@ -218,15 +194,7 @@ async def running_relay(
             owner = owner_of(children, component)
             pod = pods[component] = Pod(owner, children, secrets, folder / component)
             pod.rewrite("/etc/mailrelay/config.json")
-            pod.changes = service_changes(pod, url_of([server]))
-        smtp, http = pods["ingress"].ports["submission"], pods["monitor"].ports["http"]
-        pods["ingress"].changes |= {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(smtp)}
-        pods["monitor"].changes |= {
-            "HEALTH_CHECK_PORT": str(http),
-            "HTTP_LISTEN": "127.0.0.1",
-            "MAILRELAY_SMTP_ADDRESS": f"127.0.0.1:{smtp}",
-            "MAILRELAY_EMAILS_DIR": str(pods["monitor"].inside("/app/data/emails")),
-        }
+        smtp, http = let_talk(pods, url_of([server]))
         for pod in pods.values():
             await stack.enter_async_context(pod.running())
         for pod in pods.values():
@@ -240,7 +208,7 @@ async def test_mail_is_taken_under_tls_from_the_generated_user_and_captured(
     tmp_path: Path,
 ) -> None:
     async with running_relay(CAPTURES, tmp_path, {}) as running:
-        await asyncio.to_thread(send, running.smtp, running.secrets)
+        await asyncio.to_thread(send, running.smtp, running.secrets, "mail", "apps")
         await running.wait_message("captured")
         status, text = await asyncio.to_thread(get, running.http, "/readyz")
         assert status == 200, text
@@ -273,20 +241,9 @@ async def test_mail_goes_on_with_the_credentials_and_authorities_of_named_secret
             "account": {"username": b"ada", "password": PASSWORD.encode()},
         }
         async with running_relay(spec, tmp_path, given) as running:
-            await asyncio.to_thread(send, running.smtp, running.secrets)
+            await asyncio.to_thread(send, running.smtp, running.secrets, "mail", "apps")
             await running.wait_message("sent")
         (delivery,) = upstream.received
         assert delivery.tls
         assert delivery.auth == "ada"
         assert upstream.violations == []
-
-
-def send(port: int, secrets: Secrets) -> None:
-    """Send one mail as a client in the cluster does: by the Service's name, with STARTTLS."""
-    context = ssl.create_default_context(cadata=secrets["mail-ca"]["ca.crt"].decode())
-    user = secrets["mail-smtp"]
-    with smtplib.SMTP("127.0.0.1", port, timeout=SECONDS) as client:
-        client._host = "mail-ingress.apps.svc"  # type: ignore[attr-defined]  # what TLS checks for
-        client.starttls(context=context)
-        client.login(user["username"].decode(), user["password"].decode())
-        client.sendmail("a@example.org", ["b@example.net"], "Subject: one\r\n\r\nHello\r\n")

@@ -12,7 +12,8 @@
 5. `reconcile` makes a pass over one relay: `references` are the Secrets that it names,
    `secrets_of` reads and writes them, `gather` puts the inputs of `desired` together, `plan` holds
    what is wanted against what is there by means of `compare`, `apply` does it, `upgrade` says
-   whose turn it is to roll for a new operator, `rotation` replaces keys.
+   whose turn it is to roll for a new operator, `rotation` replaces keys, `streams_again` has
+   streams made that the queue has lost.
 6. `observe` and `view` look at what runs, `conditions` sum it up, `status_writer` and `events` tell
    it. `backlog` asks the monitors, `autoscale` decides by it, `scaling` keeps both.
 7. `main` puts it together, by its `settings`; `leader` lets one of several act; `face` and

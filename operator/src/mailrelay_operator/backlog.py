@@ -32,13 +32,19 @@ class Numbers:
     """What a monitor said. `ready` None: it was not to be had."""
 
     at: float
-    jobs: int = 0
+    jobs: int | None = None
     ready: Ready | None = None
     failed: int | None = None
     captured: int | None = None
+    missing: tuple[str, ...] = ()  # streams and consumers that the queue has not
     reasons: tuple[str, ...] = ()  # why its health is not ok
     is_unavailable: bool = False
     fault: str = ""  # why nothing was had
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the queue itself answered, so that an empty `missing` means something."""
+        return self.ready is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,11 @@ class Backlogs:
         try:
             health = await self._get(question, "/health")
             backlog = await self._get(question, "/api/backlog")
+            missing = tuple(str(part) for part in backlog.get("missing", ()))
+            reasons = tuple(str(reason) for reason in health.get("reasons", ()))
+            is_unavailable = health.get("status") == "unavailable"
+            if "ready" not in backlog:  # the monitor is there, and its queue is not
+                return Numbers(now, missing=missing, reasons=reasons, is_unavailable=is_unavailable)
             ready = backlog["ready"]
             return Numbers(
                 now,
@@ -108,8 +119,9 @@ class Backlogs:
                 ready=Ready(int(ready["new"]), int(ready["soon"])),
                 failed=int(backlog["failed"]),
                 captured=int(backlog["captured"]),
-                reasons=tuple(str(reason) for reason in health.get("reasons", ())),
-                is_unavailable=health.get("status") == "unavailable",
+                missing=missing,
+                reasons=reasons,
+                is_unavailable=is_unavailable,
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Numbers(now, fault=str(error) or type(error).__name__)
@@ -123,8 +135,8 @@ class Backlogs:
             question.url + path, headers=headers, allow_redirects=False
         ) as response:
             body = await response.content.read(_ANSWER_LIMIT)
-            # Health says with 503 that the queue does not answer, and why.
-            if response.status not in {200, 503} or (response.status != 200 and path != "/health"):  # noqa: PLR2004 — HTTP
+            # With 503 both say that the queue does not answer, and what is known all the same.
+            if response.status not in {200, 503}:
                 raise ValueError(f"{path}: HTTP status {response.status}")
         answer: dict[str, Any] = msgspec.json.decode(body)
         return answer
@@ -134,8 +146,9 @@ def _differ(before: Numbers | None, now: Numbers) -> bool:
     """Tell whether a relay's conditions may be others."""
     if before is None:
         return True
-    return (before.reasons, before.is_unavailable, bool(before.fault)) != (
+    return (before.reasons, before.is_unavailable, before.missing, bool(before.fault)) != (
         now.reasons,
         now.is_unavailable,
+        now.missing,
         bool(now.fault),
     )

@@ -61,6 +61,7 @@ class StreamsJob:
     name: str
     done: bool = False
     fault: str = ""
+    ended_at: float = 0.0  # seconds since the epoch; 0 while it runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class Observed:
     monitor: Workload | None = None
     health: tuple[str, ...] | None = None  # the monitor's reasons; None: it was not asked
     is_unavailable: bool = False  # the monitor says that no mail can be taken
+    lost_streams: tuple[str, ...] = ()  # what the queue had and has not, by the monitor
     extra: tuple[Condition, ...] = field(default_factory=tuple)
 
 
@@ -159,6 +161,10 @@ def _queue(seen: Observed) -> Condition:
         return Condition(
             "QueueReady", FALSE, "StreamsAwaited", f"Job {streams.name} makes the streams"
         )
+    if seen.lost_streams and seen.is_unavailable:
+        lost = ", ".join(seen.lost_streams)
+        message = f"the queue lost {lost}: Job {streams.name} is run again"
+        return Condition("QueueReady", FALSE, "StreamsMissing", _list(message))
     return Condition("QueueReady", TRUE, "Ready", "servers and streams are there")
 
 

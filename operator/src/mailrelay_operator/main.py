@@ -52,6 +52,7 @@ from mailrelay_operator.scaling import Scaling
 from mailrelay_operator.secrets_of import SecretReader, SecretWriter
 from mailrelay_operator.settings import OperatorSettings, operator_settings
 from mailrelay_operator.status_writer import StatusWriter
+from mailrelay_operator.streams_again import StreamsAgain
 from mailrelay_operator.upgrade import Upgrade
 from mailrelay_operator.work_queue import WorkQueue
 from mailrelay_operator.workers import Workers
@@ -134,6 +135,7 @@ class _Operator:
                 rotation=Rotation(cluster, self._known, writer),
                 gatherer=self._gatherer,
                 scaling=scaling,
+                streams=StreamsAgain(cluster, self._known, scaling.numbers, clock),
                 status=StatusWriter(cluster, self._known, events, clock),
                 upgrade=Upgrade(self._known.relays),
                 made_by=settings.made_by,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,7 @@ def _workload_fault(status: Mapping[str, Any]) -> str:
 
 
 def _job(found: Mapping[str, Any]) -> StreamsJob:
-    name, fault, done = found["metadata"]["name"], "", False
+    name, fault, done, ended_at = found["metadata"]["name"], "", False, 0.0
     for condition in found.get("status", {}).get("conditions", ()):
         if condition.get("status") != "True":
             continue
@@ -67,7 +68,18 @@ def _job(found: Mapping[str, Any]) -> StreamsJob:
             done = True
         elif condition.get("type") == "Failed":
             fault = str(condition.get("message") or condition.get("reason") or "it failed")
-    return StreamsJob(name, done=done, fault=fault)
+        else:
+            continue
+        ended_at = _seconds(condition.get("lastTransitionTime"))
+    return StreamsJob(name, done=done, fault=fault, ended_at=ended_at)
+
+
+def _seconds(text: object) -> float:
+    """Return an RFC 3339 time in seconds since the epoch; 0 when there is none."""
+    try:
+        return dt.datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def _certificate(found: Mapping[str, Any]) -> CertificateState:

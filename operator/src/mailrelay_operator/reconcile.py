@@ -30,6 +30,7 @@ from mailrelay_operator.rotation import Rotation
 from mailrelay_operator.scaling import Scaling
 from mailrelay_operator.secrets_of import SecretReader, SecretWriter, StrangerError
 from mailrelay_operator.status_writer import StatusWriter
+from mailrelay_operator.streams_again import StreamsAgain
 from mailrelay_operator.upgrade import Upgrade
 from mailrelay_operator.view import View
 
@@ -53,6 +54,7 @@ class Parts:
     gatherer: Gatherer
     scaling: Scaling
     rotation: Rotation
+    streams: StreamsAgain
     status: StatusWriter
     upgrade: Upgrade
     made_by: str
@@ -122,6 +124,7 @@ class Reconciler:
         self._parts.known.reads(key, ())
         self._parts.upgrade.forget(key)
         self._parts.scaling.forget(key)
+        self._parts.streams.forget(key)
 
     def _read(self, body: Manifest, found: _Found) -> Relay | None:
         try:
@@ -156,7 +159,7 @@ class Reconciler:
             parts.gatherer.fingerprint(key, relay),
         )
         if self._is_as_before(key, fingerprint):
-            await self._rotate(key, relay, found, log)
+            await self._follow_up(key, relay, found, log)
             return
         try:
             await parts.writer.make(relay, key, now, log)
@@ -179,13 +182,20 @@ class Reconciler:
         await self._carry_out(key, relay, todo, found, log)
         if todo.is_nothing:
             self._last[key] = _Last(fingerprint, len(parts.known.children(key)))
-            await self._rotate(key, relay, found, log)
+            await self._follow_up(key, relay, found, log)
         elif not found.is_stopped and not found.waits:
             # What was just applied is verified; the next pass begins from here.
             self._last.pop(key, None)
 
-    async def _rotate(self, key: RelayKey, relay: Relay, found: _Found, log: Logger) -> None:
-        """Take the next step of a key's replacement, all being as it is wanted until then."""
+    async def _follow_up(self, key: RelayKey, relay: Relay, found: _Found, log: Logger) -> None:
+        """Take the next step of what takes several, all being as it is wanted until then.
+
+        That is the replacement of a key, and streams that the queue has lost.
+        """
+        again = await self._parts.streams.look(key, log)
+        if again is not None:
+            found.again_seconds = max(again, _AWAITED_SECONDS)
+            return
         rotation = self._parts.rotation
         if rotation.is_under_way(key, relay):
             taken = await rotation.step(key, relay, log)
@@ -251,12 +261,18 @@ class Reconciler:
             ),
             health=None if numbers is None or numbers.fault else numbers.reasons,
             is_unavailable=numbers is not None and numbers.is_unavailable,
+            lost_streams=() if numbers is None else numbers.missing,
         )
         told = conditions(seen)
         if any((each.type, each.reason) == ("Progressing", "Rolling") for each in told):
             found.again_seconds = min(found.again_seconds, _ROLLING_SECONDS)
         self._note_upgrade(key, seen, children)
-        await parts.scaling.follow(key, relay, is_running=seen.monitor is not None)
+        await parts.scaling.follow(
+            key,
+            relay,
+            is_running=seen.monitor is not None,
+            is_calm=seen.nats is None or seen.nats.is_rolled_out,
+        )
         await parts.status.write(
             body,
             told,

@@ -82,11 +82,20 @@ class Scaling:
         self._history[key] = decision.history
         return decision.replicas
 
-    async def follow(self, key: RelayKey, relay: Relay | None, *, is_running: bool) -> None:
-        """Have the relay's monitor asked, as often as is needed. Raises ClusterError."""
+    async def follow(
+        self, key: RelayKey, relay: Relay | None, *, is_running: bool, is_calm: bool
+    ) -> None:
+        """Have the relay's monitor asked, as often as is needed. Raises ClusterError.
+
+        `is_calm` says that the queue's servers run as they should; they may have lost something
+        just before, so a change of it has the monitor asked at once.
+        """
         if relay is None or not is_running:
             return  # what was asked before goes on
-        often = relay.spec.sender.autoscaling is not None and not relay.spec.paused
+        numbers = self._backlogs.numbers(key)
+        is_well = numbers is None or not (numbers.fault or numbers.is_unavailable)
+        scales = relay.spec.sender.autoscaling is not None and not relay.spec.paused
+        often = scales or not (is_calm and is_well and not (numbers and numbers.missing))
         self._backlogs.follow(
             key,
             Question(

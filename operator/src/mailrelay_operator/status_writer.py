@@ -83,8 +83,8 @@ class StatusWriter:
             "ready": numbers.ready.jobs if numbers.ready is not None else None,
         }
         new = {name: value for name, value in new.items() if value is not None}
-        if old is not None and {**old, **new} == dict(old):
-            return old  # the same numbers are no news, however old
+        if not new or (old is not None and {**old, **new} == dict(old)):
+            return old  # not known, or the same: the same numbers are no news, however old
         return {**new, "asOf": _rfc3339(numbers.at)}
 
 

@@ -12,6 +12,11 @@ StreamMismatchError         a stream is not what this version needs (admin only)
 
 from __future__ import annotations
 
+from typing import Final
+
+STREAM_NOT_FOUND: Final = 10059
+CONSUMER_NOT_FOUND: Final = 10014
+
 
 class QueueError(Exception):
     """Base of what can go wrong with the queue."""

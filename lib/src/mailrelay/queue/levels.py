@@ -17,6 +17,7 @@ class Level:
     stored_bytes: int
     max_bytes: int
     drops_oldest: bool
+    consumers: int = 0
 
     @property
     def fraction(self) -> float:
@@ -37,4 +38,5 @@ async def level_of(connection: QueueConnection, stream: str) -> Level:
         int(state["bytes"]),
         int(config.get("max_bytes", 0)),
         config.get("discard") == "old",
+        int(state.get("consumer_count", 0)),
     )

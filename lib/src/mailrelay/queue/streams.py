@@ -13,14 +13,17 @@ from typing import Any
 from mailrelay.mail.limit import Window
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.counters import ADDITIONS_KEPT, KEPT_SECONDS
-from mailrelay.queue.errors import QueueRefusedError, StreamMismatchError
+from mailrelay.queue.errors import (
+    CONSUMER_NOT_FOUND,
+    STREAM_NOT_FOUND,
+    QueueRefusedError,
+    StreamMismatchError,
+)
 from mailrelay.queue.lanes import LADDER
 from mailrelay.queue.names import Names
 from mailrelay.queue.publish import DUPLICATE_WINDOW_SECONDS
 
 _NANOSECONDS = 1_000_000_000
-_STREAM_NOT_FOUND = 10059
-_CONSUMER_NOT_FOUND = 10014
 # At least twice all senders' slots. Jobs that wait for their turn count too (queue rule 11), so all
 # of `queueSize` may wait and hold up nobody, up to where the server's work for them shows: 20,000
 # are 40 messages of 10,000 recipients at 20 a job (docs/decisions/0014 has the measurement).
@@ -208,7 +211,7 @@ async def _ensure_stream(connection: QueueConnection, wanted: dict[str, Any]) ->
     try:
         found = (await connection.api(f"STREAM.INFO.{name}"))["config"]
     except QueueRefusedError as error:
-        if error.err_code != _STREAM_NOT_FOUND:
+        if error.err_code != STREAM_NOT_FOUND:
             raise
         made = await connection.api(f"STREAM.CREATE.{name}", wanted, timeout_seconds=10)
         _check(name, wanted, made["config"])
@@ -232,7 +235,7 @@ async def _ensure_consumer(
         if not differing:
             return []
     except QueueRefusedError as error:
-        if error.err_code != _CONSUMER_NOT_FOUND:
+        if error.err_code != CONSUMER_NOT_FOUND:
             raise
         found, differing = {}, []
     body = {"stream_name": stream, "config": {**found, **wanted}}

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge
 
 from mailrelay.mail.limit import Window
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.errors import QueueError
+from mailrelay.queue.errors import STREAM_NOT_FOUND, QueueError, QueueRefusedError
 from mailrelay.queue.levels import Level, level_of
+from mailrelay.queue.streams import work_queues
 from mailrelay.runtime.clock import Clock
 
 _INTERVAL_SECONDS = 5.0
+_ADVICE: Final = "pace"  # queue rule 11: losing it costs a pause, never mail
+_SHOWN: Final = frozenset({"in", "lane", "failed", "capture", "body", "limit-hour", "limit-day"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,17 @@ class Backlog:
     disk_free_bytes: int = 0
     disk_total_bytes: int = 0
     at: float = 0.0
+    # What `mailrelay queue ensure` makes and the server has not: it lost its data, or somebody
+    # deleted it.
+    missing_streams: tuple[str, ...] = ()  # without one of these no mail is taken, or none kept
+    missing_consumers: tuple[str, ...] = ()  # streams with fewer consumers than senders claim from
+    missing_advice: tuple[str, ...] = ()  # the stream in memory: a restart of the server empties it
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """All that is missing, as people call it; empty while the queue does not answer."""
+        consumers = (f"consumers of {stream}" for stream in self.missing_consumers)
+        return (*self.missing_streams, *self.missing_advice, *consumers)
 
 
 class BacklogMetrics:
@@ -64,13 +79,13 @@ class BacklogMetrics:
         )
         self.is_up = Gauge(
             "mailrelay_queue_up",
-            "1 when the queue answered when last asked, 0 otherwise.",
+            "1 when the queue answered and had all its streams when last asked, 0 otherwise.",
             registry=registry,
         )
 
     def show(self, backlog: Backlog) -> None:
         """Take over what was found."""
-        self.is_up.set(0 if backlog.fault else 1)
+        self.is_up.set(0 if backlog.fault or backlog.missing_streams else 1)
         self.disk_free.set(backlog.disk_free_bytes)
         for name, state in (("in", "new"), ("lane", "deferred")):
             if name in backlog.levels:
@@ -105,7 +120,12 @@ class BacklogWatch:
             "body": names.body_stream,
             "limit-hour": names.limit_stream(Window.HOUR),
             "limit-day": names.limit_stream(Window.DAY),
+            "event": names.event_stream,
+            "checkpoint": names.checkpoint_stream,
+            "pace": names.pace_stream,
         }
+        claimed = [stream for stream, _, _ in work_queues(names)]
+        self._consumers = {stream: claimed.count(stream) for stream in claimed}
         self.backlog = Backlog()
 
     async def run(self) -> None:
@@ -116,14 +136,35 @@ class BacklogWatch:
 
     async def look(self) -> None:
         """Look once."""
-        levels, fault = self.backlog.levels, ""
-        try:
-            levels = {
-                name: await level_of(self._connection, stream)
-                for name, stream in self._streams.items()
-            }
-        except QueueError as error:
-            fault = str(error)
         disk = shutil.disk_usage(self._data_dir)
-        self.backlog = Backlog(fault, levels, disk.free, disk.total, self._clock())
+        seen = Backlog("", {}, disk.free, disk.total, self._clock())
+        try:
+            self.backlog = await self._look_at_streams(seen)
+        except QueueError as error:
+            self.backlog = replace(seen, fault=str(error), levels=self.backlog.levels)
         self._metrics.show(self.backlog)
+
+    async def _look_at_streams(self, seen: Backlog) -> Backlog:
+        """Add what the streams hold, and which are not there. Raises QueueError."""
+        levels: dict[str, Level] = {}
+        missing: dict[str, str] = {}
+        fewer: list[str] = []
+        for name, stream in self._streams.items():
+            try:
+                level = await level_of(self._connection, stream)
+            except QueueRefusedError as error:
+                if error.err_code != STREAM_NOT_FOUND:
+                    raise
+                missing[name] = stream
+                continue
+            levels[name] = level
+            if level.consumers < self._consumers.get(stream, 0):
+                fewer.append(stream)
+        advice = missing.pop(_ADVICE, None)
+        return replace(
+            seen,
+            levels={name: level for name, level in levels.items() if name in _SHOWN},
+            missing_streams=tuple(missing.values()),
+            missing_consumers=tuple(fewer),
+            missing_advice=(advice,) if advice else (),
+        )

@@ -58,7 +58,14 @@ def judge(
         unavailable.append("queue unreachable: not connected")
     elif backlog.fault:
         unavailable.append(f"queue unreachable: {backlog.fault}")
+    elif backlog.missing_streams:
+        names = ", ".join(backlog.missing_streams)
+        unavailable.append(f"the queue has no stream {names}: `mailrelay queue ensure` makes them")
     degraded = [
+        *(
+            f"senders cannot claim from {stream}: `mailrelay queue ensure` makes its consumers"
+            for stream in backlog.missing_consumers
+        ),
         *_store_reasons(backlog),
         *_disk_reasons(backlog),
         *_event_reasons(ledger, now),

@@ -181,7 +181,9 @@ def _add_backlog(app: FastAPI, sources: Sources) -> None:
         try:
             ready = await ready_jobs(sources.connection, sources.clock())
         except QueueError as error:
-            return JSONResponse({"error": f"the queue: {error}"}, status_code=_UNAVAILABLE)
+            missing = list(sources.backlog.backlog.missing)
+            said = {"error": f"the queue: {error}", "missing": missing}
+            return JSONResponse(said, status_code=_UNAVAILABLE)
         levels = sources.backlog.backlog.levels
         return JSONResponse(
             {
@@ -189,6 +191,7 @@ def _add_backlog(app: FastAPI, sources: Sources) -> None:
                 "jobs": sum(levels[name].messages for name in ("in", "lane") if name in levels),
                 "failed": levels["failed"].messages if "failed" in levels else 0,
                 "captured": levels["capture"].messages if "capture" in levels else 0,
+                "missing": list(sources.backlog.backlog.missing),
             }
         )
 
