@@ -19,6 +19,7 @@ from mailrelay.queue.streams import ensure
 from mailrelay.queue.wire import encode_events
 from mailrelay.runtime.logging import Logger
 from mailrelay.service import ServiceSettings
+from mailrelay_ingress.replies import CLIENT_DENIED
 from mailrelay_monitor.http import make_app
 from mailrelay_monitor.main import _Monitor
 from tests.monitor.conftest import LIMITS, Connect
@@ -221,6 +222,14 @@ async def test_not_ready_while_the_listener_does_not_greet_with_220(
     answer = await client.get("/readyz")
     assert answer.status_code == 503
     assert "says '421 4.3.2 too busy'" in answer.text
+
+
+async def test_ready_when_the_listener_serves_other_networks_than_the_monitors(
+    client: httpx.AsyncClient, greeter: Greeter
+) -> None:
+    greeter.greeting = f"{CLIENT_DENIED}\r\n".encode()
+    answer = await client.get("/readyz")
+    assert (answer.status_code, answer.text) == (200, "ok\n")
 
 
 async def test_not_ready_before_the_totals_are_caught_up(

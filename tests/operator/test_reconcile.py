@@ -181,6 +181,35 @@ async def test_a_missing_secret_stops_a_change_and_its_arrival_lets_it_go_on(
         await wait_until(is_changed, SOON, "the change is made", interval=0.1)
 
 
+async def test_the_address_is_the_load_balancers_when_there_is_one(
+    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+) -> None:
+    async def wait_address(address: str) -> None:
+        async def is_told() -> bool:
+            body = await admin.get(*RELAY, "relay")
+            found = body["status"]["ingress"]["address"]
+            assert found == address, found
+            return True
+
+        await wait_until(is_told, SOON, f"the address is {address}", interval=0.1)
+
+    async with operator(api_server, namespace, tmp_path):
+        await admin.apply(relay(ingress={"service": {"type": "LoadBalancer"}}))
+        await wait_made(admin)
+        await wait_address(f"relay-ingress.{namespace}.svc:587")
+        # What a cloud's controller says, in the order in which clouds do.
+        for point, address in (
+            ({"ip": "192.0.2.25"}, "192.0.2.25:587"),
+            ({"ip": "2001:db8::25"}, "[2001:db8::25]:587"),
+            ({"hostname": "lb.example.net"}, "lb.example.net:587"),
+        ):
+            status = {"status": {"loadBalancer": {"ingress": [point]}}}
+            await admin.patch(*SERVICE, "relay-ingress", status, subresource="status")
+            await wait_address(address)
+        await admin.apply(relay())
+        await wait_address(f"relay-ingress.{namespace}.svc:587")
+
+
 async def test_an_object_that_is_somebody_elses_is_never_taken_over(
     api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
 ) -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 2.0  # for each of the two
 _QUIT_SECONDS = 0.5
 _MAX_GREETING_BYTES = 4096
+# What ingress says to who is not in `security.allowedNetworks`. Who asks may be outside of them, as
+# a pod's network often is: the listener takes mail all the same, from those that it serves.
+SERVES_OTHERS = "550 5.7.1 "
 
 
 def reachable(host: str) -> str:
@@ -36,12 +39,15 @@ async def queue_fault(connection: QueueConnection) -> str:
 
 
 async def listener_fault(host: str, port: int) -> str:
-    """Say why the SMTP listener takes nobody; empty when it greets with 220."""
+    """Say why the SMTP listener takes nobody.
+
+    Empty when it greets with 220, and when it says that it serves known networks only.
+    """
     try:
         greeting = await asyncio.wait_for(greeting_of(host, port), TIMEOUT_SECONDS)
     except (OSError, ValueError) as error:
         return f"no SMTP greeting from {host}:{port}: {str(error) or type(error).__name__}"
-    if not greeting.startswith("220"):
+    if not greeting.startswith(("220", SERVES_OTHERS)):
         return f"the SMTP listener on {host}:{port} says {greeting!r}"
     return ""
 

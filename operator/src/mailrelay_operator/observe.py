@@ -17,7 +17,14 @@ class CertificateState:
     fault: str = ""  # empty: it is issued
 
 
-Observation = Workload | StreamsJob | CertificateState | None
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """Where a Service is reached from outside of the cluster."""
+
+    load_balancer: str = ""  # name or address; empty: there is none, or not yet
+
+
+Observation = Workload | StreamsJob | CertificateState | ServiceState | None
 
 
 def observe(kind: str, found: Mapping[str, Any]) -> Observation:
@@ -29,6 +36,8 @@ def observe(kind: str, found: Mapping[str, Any]) -> Observation:
             return _job(found)
         case "Certificate":
             return _certificate(found)
+        case "Service":
+            return _service(found)
     return None
 
 
@@ -88,3 +97,11 @@ def _certificate(found: Mapping[str, Any]) -> CertificateState:
             good = condition.get("status") == "True"
             return CertificateState("" if good else str(condition.get("message", "not issued")))
     return CertificateState("cert-manager has not looked at it yet")
+
+
+def _service(found: Mapping[str, Any]) -> ServiceState:
+    for point in found.get("status", {}).get("loadBalancer", {}).get("ingress", ()):
+        # A load balancer with a name may have another address tomorrow.
+        if address := point.get("hostname") or point.get("ip"):
+            return ServiceState(str(address))
+    return ServiceState()

@@ -25,6 +25,7 @@ from mailrelay_operator.known import Known
 from mailrelay_operator.plan import Plan, plan
 from mailrelay_operator.references import missing, references
 from mailrelay_operator.resource.relay import Relay, ResourceError, read_relay
+from mailrelay_operator.resource.relay_config import relay_config
 from mailrelay_operator.rotation import AGAIN_SECONDS as ROTATION_SECONDS
 from mailrelay_operator.rotation import Rotation
 from mailrelay_operator.scaling import Scaling
@@ -160,6 +161,12 @@ class Reconciler:
         )
         if self._is_as_before(key, fingerprint):
             await self._follow_up(key, relay, found, log)
+            return
+        try:
+            relay_config(relay)
+        except ResourceError as error:
+            # Before anything is made: a certificate for another name, say.
+            found.spec_fault = "; ".join(error.faults)
             return
         try:
             await parts.writer.make(relay, key, now, log)

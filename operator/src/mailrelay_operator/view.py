@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mailrelay_operator.child import Child
 from mailrelay_operator.conditions import Observed, StreamsJob, Workload
 from mailrelay_operator.desired.names import ChildNames, Component
-from mailrelay_operator.observe import CertificateState
+from mailrelay_operator.observe import CertificateState, ServiceState
 from mailrelay_operator.plan import ChildKey
 from mailrelay_operator.resource.relay import Relay
 
@@ -33,7 +33,7 @@ class View:
         jobs: list[tuple[bool, StreamsJob]] = []
         certificate = None
         address = ""
-        for (kind, name), child in children.items():
+        for (_, name), child in children.items():
             component = name.removeprefix(f"{child.relay}-")
             match child.observed:
                 case Workload() as workload:
@@ -42,9 +42,9 @@ class View:
                     jobs.append((child.is_deleted, job))
                 case CertificateState() as state:
                     certificate = state
-            if kind == "Service" and component == Component.INGRESS.value:
-                port = relay.spec.ingress.port if relay is not None else 0
-                address = f"{name}.{child.namespace}.svc" + (f":{port}" if port else "")
+                case ServiceState() as service if component == Component.INGRESS.value:
+                    host = service.load_balancer or f"{name}.{child.namespace}.svc"
+                    address = _with_port(host, 0 if relay is None else relay.spec.ingress.port)
         # While a new Job replaces an old one, the one that is not done yet is what is waited for.
         jobs.sort(key=lambda each: (each[0], each[1].done))
         return View(
@@ -81,3 +81,9 @@ class View:
             sender=self.sender,
             monitor=self.monitor,
         )
+
+
+def _with_port(host: str, port: int) -> str:
+    """Return `host:port`, an IPv6 address in brackets; the host alone without a port."""
+    shown = f"[{host}]" if ":" in host else host
+    return f"{shown}:{port}" if port else shown

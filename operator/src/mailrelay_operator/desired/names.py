@@ -26,7 +26,7 @@ class Component(Enum):
 # Endings by kind; what `ChildNames` hands out is made of them.
 ENDINGS: Final = {
     "Secret": (
-        *("smtp", "tls", "issued-tls", "ca", "http-token", "nats-route"),
+        *("smtp", "tls", "tls-issued", "ca", "http-token", "nats-route"),
         *(f"nats-{role.value}" for role in Role),
     ),
     "ConfigMap": ("config", "nats-conf"),

@@ -53,7 +53,7 @@ class Tls(Section):
     issuer_ref: IssuerRef | None = Field(
         default=None,
         description="Issuer of cert-manager; the operator makes a Certificate, whose Secret is "
-        "`<name>-issued-tls`.",
+        "`<name>-tls-issued`.",
     )
 
 

@@ -50,7 +50,7 @@ class Relay:
     def tls_secret(self) -> str:
         """The Secret with the listener's certificate, whoever makes it."""
         tls = self.spec.ingress.tls
-        made = f"{self.name}-issued-tls" if tls.issuer_ref is not None else f"{self.name}-tls"
+        made = f"{self.name}-tls-issued" if tls.issuer_ref is not None else f"{self.name}-tls"
         return tls.secret_name or made
 
     @property

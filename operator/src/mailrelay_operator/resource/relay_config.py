@@ -114,10 +114,13 @@ def _smart_host(host: SmartHost) -> dict[str, Any]:
 
 
 def _words(details: Mapping[str, Any]) -> str:
-    """Say what the relay says, at the option that it says it of."""
+    """Say what the relay says, at the option that it says it of; at the field, for routes."""
     text = str(details["msg"]).removeprefix("Value error, ")
-    path = ".".join(map(str, details["loc"]))
-    return f"{path}: {text}" if path else text
+    place = details["loc"]
+    path = "spec" if place[:1] == ("routes",) else ""
+    for part in place:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return f"{path.removeprefix('.')}: {text}" if path else text
 
 
 def _put(config: dict[str, Any], path: tuple[str, ...], value: object) -> None:

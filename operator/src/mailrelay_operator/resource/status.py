@@ -38,7 +38,9 @@ class IngressStatus(PodsStatus):
     """The ingress pods, and where clients reach them."""
 
     address: Annotated[str, Field(max_length=512)] = Field(
-        default="", description="Where clients reach the relay, as host:port."
+        default="",
+        description="Where clients reach the relay, as host:port: the load balancer's name or "
+        "address when the Service has one, otherwise the Service's name in the cluster.",
     )
 
 
