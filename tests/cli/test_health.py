@@ -74,9 +74,10 @@ async def test_a_relay_that_starts_or_was_killed_is_not_healthy(tmp_path: Path) 
         assert relay.smtp_port
 
 
-def test_a_service_is_healthy_when_its_probe_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "*"])
+def test_a_service_is_healthy_when_its_probe_says_so(tmp_path: Path, host: str) -> None:
     reasons = ["", "queue unreachable"]
-    address = f"127.0.0.1:{free_port()}"
+    address = f"{host}:{free_port()}"
     probe = Probe(address, lambda: reasons[0])
     probe.start()
     try:

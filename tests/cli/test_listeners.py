@@ -31,6 +31,15 @@ def test_localhost_is_both_loopbacks() -> None:
     close(opened)
 
 
+def test_a_star_is_every_address_of_both_families() -> None:
+    wanted = listener("*")
+    opened = open_listeners(wanted)
+    assert shown(opened) == [f"0.0.0.0:{wanted.port}", f"[::]:{wanted.port}"]
+    for address in ("127.0.0.1", "::1"):
+        socket.create_connection((address, wanted.port), 1).close()
+    close(opened)
+
+
 @pytest.mark.parametrize(
     ("host", "answers", "silent"),
     [("0.0.0.0", "127.0.0.1", "::1"), ("::", "::1", "127.0.0.1")],  # noqa: S104

@@ -11,14 +11,20 @@ from mailrelay.runtime.probe import Probe
 from tests.support.ports import free_port
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
-def test_a_probe_answers_on_an_address_of_either_family(host: str) -> None:
-    address = f"{host}:{free_port()}"
-    probe = Probe(address, lambda: "", CollectorRegistry())
+@pytest.mark.parametrize(
+    ("host", "asked"),
+    [("127.0.0.1", ["127.0.0.1"]), ("[::1]", ["[::1]"]), ("*", ["127.0.0.1", "[::1]"])],
+)
+def test_a_probe_answers_on_addresses_of_either_family_and_of_both(
+    host: str, asked: list[str]
+) -> None:
+    port = free_port()
+    probe = Probe(f"{host}:{port}", lambda: "", CollectorRegistry())
     probe.start()
     try:
-        for path in ("/healthz", "/readyz", "/metrics"):
-            with urllib.request.urlopen(f"http://{address}{path}", timeout=20) as answer:
-                assert answer.status == 200
+        for address in asked:
+            for path in ("/healthz", "/readyz", "/metrics"):
+                with urllib.request.urlopen(f"http://{address}:{port}{path}", timeout=20) as answer:
+                    assert answer.status == 200
     finally:
         probe.close()

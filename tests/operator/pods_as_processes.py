@@ -167,9 +167,11 @@ class Pod:
         await wait_until(says_yes, SECONDS, f"{self.name} answers {probe}", interval=0.1)
 
 
-def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, str]:
+def get(
+    port: int, path: str, headers: Mapping[str, str] | None = None, host: str = "127.0.0.1"
+) -> tuple[int, str]:
     """Ask over HTTP; (0, why) when nobody answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection(host, port, timeout=10)
     try:
         connection.request("GET", path, headers=dict(headers or {}))
         answer = connection.getresponse()
@@ -218,30 +220,32 @@ def url_of(pods: list[Pod]) -> str:
     return ",".join(f"nats://127.0.0.1:{pod.ports['client']}" for pod in pods)
 
 
-def let_talk(pods: Mapping[str, Pod], nats_url: str) -> tuple[int, int]:
+def let_talk(
+    pods: Mapping[str, Pod], nats_url: str, *, listen: str = "127.0.0.1"
+) -> tuple[int, int]:
     """Give ingress, sender and monitor free ports on loopback; SMTP's and HTTP's."""
     for pod in pods.values():
         pod.changes = {
             "MAILRELAY_NATS_URL": nats_url,
-            "MAILRELAY_PROBE_ADDRESS": f"127.0.0.1:{pod.ports['probe']}",
+            "MAILRELAY_PROBE_ADDRESS": f"{listen}:{pod.ports['probe']}",
             "MAILRELAY_DATA_DIR": str(pod.inside("/app/data")),
         }
     smtp, http = pods["ingress"].ports["submission"], pods["monitor"].ports["http"]
-    pods["ingress"].changes |= {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(smtp)}
+    pods["ingress"].changes |= {"SMTP_HOST": listen, "SMTP_PORT": str(smtp)}
     pods["monitor"].changes |= {
         "HEALTH_CHECK_PORT": str(http),
-        "HTTP_LISTEN": "127.0.0.1",
+        "HTTP_LISTEN": listen,
         "MAILRELAY_SMTP_ADDRESS": f"127.0.0.1:{smtp}",
         "MAILRELAY_EMAILS_DIR": str(pods["monitor"].inside("/app/data/emails")),
     }
     return smtp, http
 
 
-def send(port: int, secrets: Secrets, relay: str, namespace: str) -> None:
+def send(port: int, secrets: Secrets, relay: str, namespace: str, host: str = "127.0.0.1") -> None:
     """Send one mail as a client in the cluster does: by the Service's name, with STARTTLS."""
     context = ssl.create_default_context(cadata=secrets[f"{relay}-ca"]["ca.crt"].decode())
     user = secrets[f"{relay}-smtp"]
-    with smtplib.SMTP("127.0.0.1", port, timeout=SECONDS) as client:
+    with smtplib.SMTP(host, port, timeout=SECONDS) as client:
         client._host = f"{relay}-ingress.{namespace}.svc"  # type: ignore[attr-defined]  # what TLS checks for
         client.starttls(context=context)
         client.login(user["username"].decode(), user["password"].decode())

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,23 @@ async def test_one_server_takes_the_operators_configuration_and_the_job_makes_th
 
 
 @pytest.mark.timeout(300)
+async def test_a_server_that_listens_on_all_addresses_does_so_in_both_families(
+    tmp_path: Path,
+) -> None:
+    children, secrets = made(relay(CAPTURES))
+    (server,) = nats_pods(children, secrets, tmp_path)
+    # As its pod does.
+    server.texts = {"127.0.0.1:": "0.0.0.0:"}
+    server.rewrite("/etc/nats/nats.conf")
+    async with server.running():
+        await server.wait_probed("startupProbe")
+        for port, opens in (("client", b"INFO "), ("probe", b"")):
+            for host in ("127.0.0.1", "::1"):
+                with socket.create_connection((host, server.ports[port]), SECONDS) as connection:
+                    assert connection.recv(len(opens)) == opens
+
+
+@pytest.mark.timeout(300)
 async def test_three_servers_find_each_other_and_keep_three_copies(tmp_path: Path) -> None:
     queue = {"replicas": 3, "storage": {"size": "1Gi"}}
     children, secrets = made(relay({**CAPTURES, "queue": queue}))
@@ -179,7 +197,7 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running_relay(
-    spec: dict[str, Any], folder: Path, given: Secrets
+    spec: dict[str, Any], folder: Path, given: Secrets, *, listen: str = "127.0.0.1"
 ) -> AsyncIterator[Running]:
     """Run all pods of a relay until each has answered all its probes."""
     children, secrets = made(relay(spec))
@@ -194,7 +212,7 @@ async def running_relay(
             owner = owner_of(children, component)
             pod = pods[component] = Pod(owner, children, secrets, folder / component)
             pod.rewrite("/etc/mailrelay/config.json")
-        smtp, http = let_talk(pods, url_of([server]))
+        smtp, http = let_talk(pods, url_of([server]), listen=listen)
         for pod in pods.values():
             await stack.enter_async_context(pod.running())
         for pod in pods.values():
@@ -207,11 +225,13 @@ async def running_relay(
 async def test_mail_is_taken_under_tls_from_the_generated_user_and_captured(
     tmp_path: Path,
 ) -> None:
-    async with running_relay(CAPTURES, tmp_path, {}) as running:
-        await asyncio.to_thread(send, running.smtp, running.secrets, "mail", "apps")
+    # As the pods do: on every address, of both families.
+    async with running_relay(CAPTURES, tmp_path, {}, listen="*") as running:
+        for host in ("127.0.0.1", "::1"):
+            await asyncio.to_thread(send, running.smtp, running.secrets, "mail", "apps", host)
+            status, text = await asyncio.to_thread(get, running.http, "/readyz", {}, host)
+            assert status == 200, text
         await running.wait_message("captured")
-        status, text = await asyncio.to_thread(get, running.http, "/readyz")
-        assert status == 200, text
         status, _ = await asyncio.to_thread(get, running.http, "/api/messages")
         assert status == 401
 

@@ -151,10 +151,10 @@ def test_an_implicit_port_is_another_one() -> None:
     assert loaded(config_of(spec)).routes[0].smart_hosts[0].port == 465
 
 
-def test_a_pod_listens_for_the_first_family_of_its_service() -> None:
+def test_a_pod_listens_in_both_families_whatever_its_service_has() -> None:
     config = config_of({"ingress": {"service": {"ipFamilies": ["IPv6"]}}})
-    assert config["smtpHost"] == "::"
-    assert config["http"]["listen"] == ["::"]
+    assert config["smtpHost"] == "*"
+    assert config["http"]["listen"] == ["*"]
 
 
 def test_no_field_of_a_resource_is_a_secret() -> None:

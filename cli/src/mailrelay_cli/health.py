@@ -73,7 +73,9 @@ async def _queue_fault(running: RunFile) -> str:
 
 
 def _probe_fault(address: str, path: str) -> str:
-    connection = http.client.HTTPConnection(address, timeout=TIMEOUT_SECONDS)
+    host, _, port = address.rpartition(":")
+    answering = reachable(host.strip("[]"))
+    connection = http.client.HTTPConnection(answering, int(port), timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

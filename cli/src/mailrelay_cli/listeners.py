@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import random
 import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mailrelay.runtime.addresses import ListenAddress, listen_addresses, open_listener
 from mailrelay_cli.errors import BadInputError
 
 _BACKLOG = 1024
 _POLL_SECONDS = 0.05
 # Below Linux's ephemeral ports (32768 and up), so that no client socket takes one meanwhile.
 _OWN_PORTS = range(24_000, 28_000)
-_NO_SUCH_FAMILY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +40,20 @@ def open_listeners(listener: Listener, patience_seconds: float = 0.0) -> list[so
 
     `patience_seconds` is for a port whose last user was killed a moment ago. Raises BadInputError.
     """
-    optional = listener.host == "localhost"  # IPv6 may be switched off
-    sockets = []
-    for family, address in _addresses(listener):
+    sockets: list[socket.socket] = []
+    for wanted in _addresses(listener):
         deadline = time.monotonic() + patience_seconds
         while True:
             try:
-                sockets.append(_listen(family, address, listener.port))
+                sockets.append(open_listener(wanted, listener.port, _BACKLOG))
                 break
             except OSError as error:
-                if optional and family == socket.AF_INET6 and error.errno in _NO_SUCH_FAMILY:
+                if wanted.may_lack(error):
                     break
                 if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
                     for opened in sockets:
                         opened.close()
-                    raise BadInputError(_fault(listener, address, error)) from error
+                    raise BadInputError(_fault(listener, wanted.address, error)) from error
                 time.sleep(_POLL_SECONDS)
     return sockets
 
@@ -93,35 +91,13 @@ def shown(sockets: Iterable[socket.socket]) -> list[str]:
     return [_shown(*each.getsockname()[:2]) for each in sockets]
 
 
-def _addresses(listener: Listener) -> list[tuple[socket.AddressFamily, str]]:
-    if listener.host == "localhost":
-        return [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
-    with contextlib.suppress(ValueError):
-        literal = ipaddress.ip_address(listener.host)
-        family = socket.AF_INET if literal.version == 4 else socket.AF_INET6  # noqa: PLR2004 — an IP version
-        return [(family, listener.host)]
+def _addresses(listener: Listener) -> tuple[ListenAddress, ...]:
     try:
-        found = socket.getaddrinfo(listener.host, None, type=socket.SOCK_STREAM)
+        return listen_addresses(listener.host)
     except (OSError, UnicodeError) as error:
         raise BadInputError(
             f"{listener.host_key}: {listener.host!r} has no address: {error}"
         ) from error
-    unique = dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found)
-    return list(unique)
-
-
-def _listen(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
-    opened = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        opened.bind((address, port))
-        opened.listen(_BACKLOG)
-    except BaseException:
-        opened.close()
-        raise
-    return opened
 
 
 def _fault(listener: Listener, address: str, error: OSError) -> str:

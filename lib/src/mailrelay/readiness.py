@@ -22,7 +22,7 @@ SERVES_OTHERS = "550 5.7.1 "
 
 def reachable(host: str) -> str:
     """Return an address on which a listener on `host` answers from this machine."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 — read, not bound
+    return {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 — read, not bound
 
 
 async def queue_fault(connection: QueueConnection) -> str:

@@ -8,5 +8,6 @@
 6. `tasks` runs work in the background, bounded.
 7. `watch` notices that a file changed.
 8. `steps` marks the steps of the queue's protocol, for tests that kill a process after each.
-9. `certificate` is what a TLS listener shows, also while it changes.
+9. `addresses` are what a process listens on.
+10. `certificate` is what a TLS listener shows, also while it changes.
 """

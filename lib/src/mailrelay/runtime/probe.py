@@ -17,6 +17,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 
+from mailrelay.runtime.addresses import EVERY
+
 _BEAT_SECONDS = 5.0
 _STUCK_SECONDS = 30.0
 
@@ -34,8 +36,18 @@ class _ServerOfIpv6(_Server):
     address_family = socket.AF_INET6
 
 
+class _ServerOfBoth(_ServerOfIpv6):
+    def server_bind(self) -> None:
+        """Take IPv4 on the same socket, whatever the machine's default is."""
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
 class Probe:
-    """Serves the three paths on `host:port` (`[host]:port` of IPv6) from `start` to `close`."""
+    """Serves the three paths on `host:port` (`[host]:port` of IPv6) from `start` to `close`.
+
+    `*:port` is every address, of both families where the machine has both.
+    """
 
     def __init__(
         self,
@@ -50,8 +62,7 @@ class Probe:
         `unhealthy_reason` returns one while nothing but a restart would help.
         """
         host, _, port = address.rpartition(":")
-        host = host.strip("[]")
-        server = _ServerOfIpv6 if ":" in host else _Server
+        host, server = _server_on(host.strip("[]"))
         self._beat_at = time.monotonic()
         self._unready_reason = unready_reason
         self._unhealthy_reason = unhealthy_reason
@@ -105,3 +116,10 @@ def start_probe(address: str, unready_reason: Callable[[], str]) -> Probe | None
     probe = Probe(address, unready_reason)
     probe.start()
     return probe
+
+
+def _server_on(host: str) -> tuple[str, type[_Server]]:
+    if host == EVERY:
+        both = socket.has_dualstack_ipv6()
+        return ("::", _ServerOfBoth) if both else ("0.0.0.0", _Server)  # noqa: S104 — as was asked
+    return host, _ServerOfIpv6 if ":" in host else _Server

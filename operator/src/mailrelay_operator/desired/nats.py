@@ -27,6 +27,9 @@ ROUTE_PORT: Final = 6222
 PROBE_PORT: Final = 8222
 CLUSTER: Final = 3  # servers; more copies cost more and mail needs none of them
 
+# To nats-server (to Go) this is every address of both families, not only of IPv4.
+_EVERY: Final = "0.0.0.0"  # noqa: S104 — NetworkPolicy says who
+
 CONFIG_KEY: Final = "nats.conf"
 ROUTES_KEY: Final = "routes.conf"  # in the Secret, beside the password that it has in it
 _CONFIG_FOLDER: Final = "/etc/nats"
@@ -50,12 +53,6 @@ def nats_url(relay: Relay) -> str:
     return ",".join(f"nats://{names.nats_host(number)}:{CLIENT_PORT}" for number in numbers)
 
 
-def any_address(relay: Relay) -> str:
-    """Return what listens on all addresses of a pod, in its Services' first family."""
-    families = relay.spec.ingress.service.ip_families or ("IPv4",)
-    return "0.0.0.0" if families[0] == "IPv4" else "[::]"  # noqa: S104 — NetworkPolicy says who
-
-
 def cluster_section(relay: Relay, password: str) -> dict[str, Any]:
     """Return what makes three servers one cluster; the password is in it."""
     names = ChildNames(relay.name)
@@ -66,7 +63,7 @@ def cluster_section(relay: Relay, password: str) -> dict[str, Any]:
     return {
         "cluster": {
             "name": names.relay,
-            "listen": f"{any_address(relay)}:{ROUTE_PORT}",
+            "listen": f"{_EVERY}:{ROUTE_PORT}",
             "authorization": {"user": "route", "password": password, "timeout": 5},
             "routes": urls,
             # Clients know the pods by name; addresses change when pods do.
@@ -84,11 +81,11 @@ def config_text(relay: Relay, inputs: Inputs) -> str:
         **server_config(
             Names(relay.spec.queue.prefix or OPTIONS["queue.prefix"].field.default),
             {role: slots.known for role, slots in inputs.keys.items()},
-            listen=f"{any_address(relay)}:{CLIENT_PORT}",
+            listen=f"{_EVERY}:{CLIENT_PORT}",
             store_dir=_DATA_FOLDER,
             max_file_store=store_bytes(relay.spec.queue),
         ),
-        "http": f"{any_address(relay)}:{PROBE_PORT}",
+        "http": f"{_EVERY}:{PROBE_PORT}",
     }
     lines = [f"{json.dumps(key)}: {json.dumps(value, indent=2)}" for key, value in config.items()]
     if relay.spec.queue.replicas > 1:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mailrelay.queue.rights import Role
+from mailrelay.runtime.addresses import EVERY
 from mailrelay_operator.desired.inputs import Inputs
 from mailrelay_operator.desired.manifest import digest
 from mailrelay_operator.desired.names import ChildNames, Component
-from mailrelay_operator.desired.nats import any_address, nats_url
+from mailrelay_operator.desired.nats import nats_url
 from mailrelay_operator.desired.pods import Probe, Volume
 from mailrelay_operator.desired.restarts import environment
 from mailrelay_operator.resource import paths
@@ -46,7 +47,7 @@ def service_environment(
         "MAILRELAY_CONFIG": str(paths.CONFIG_FILE),
         "MAILRELAY_NATS_URL": nats_url(relay),
         "MAILRELAY_NATS_SEED_FILE": str(paths.QUEUE_FOLDER / paths.SEED_KEY),
-        "MAILRELAY_PROBE_ADDRESS": f"{any_address(relay)}:{paths.PROBE_PORT}",
+        "MAILRELAY_PROBE_ADDRESS": f"{EVERY}:{paths.PROBE_PORT}",
         **environment(config, component),
     }
 

@@ -124,7 +124,7 @@ class Service(Section):
     ) = Field(
         default=None,
         description="IPv4, IPv6 or both, the first one first; not set: the cluster's. The pods "
-        "listen for the first one, and for IPv4 when it is not set.",
+        "listen on all addresses that they have.",
     )
     ip_family_policy: Literal["SingleStack", "PreferDualStack", "RequireDualStack"] | None = Field(
         default=None, description="As in Kubernetes; not set: SingleStack."

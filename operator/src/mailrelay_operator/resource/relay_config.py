@@ -12,6 +12,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from mailrelay.config.model import RelayConfig
+from mailrelay.runtime.addresses import EVERY
 from mailrelay_operator.resource import paths
 from mailrelay_operator.resource.option import option_values
 from mailrelay_operator.resource.quantity import amount
@@ -22,9 +23,6 @@ from mailrelay_operator.resource.routes import Route, SmartHost
 # Of a volume's size in percent. ext4 takes 2.5 % and keeps 5 % for root; the rest is for
 # nats-server's own files (docs/decisions/0027).
 STORE_PERCENT: Final = 80
-
-# Who reaches a pod is for Service and NetworkPolicy.
-_ALL: Final = {"IPv4": "0.0.0.0", "IPv6": "::"}  # noqa: S104 — NetworkPolicy says who
 
 
 def relay_config(relay: Relay) -> dict[str, Any]:
@@ -47,9 +45,8 @@ def _translated(relay: Relay) -> dict[str, Any]:
     for found, value in option_values(spec):
         _put(config, found.path, value)
     config["hostName"] = spec.host_name or f"{relay.name}-ingress.{relay.namespace}.svc"
-    families = spec.ingress.service.ip_families or ("IPv4",)
     config |= {
-        "smtpHost": _ALL[families[0]],
+        "smtpHost": EVERY,
         "smtpPort": paths.SMTP_PORT,
         "enableHealthCheck": True,
         "healthCheckPort": paths.HTTP_PORT,
@@ -67,7 +64,7 @@ def _translated(relay: Relay) -> dict[str, Any]:
         "smtpsPort": paths.SMTPS_PORT if spec.ingress.smtps_port else 0,
     }
     config["http"] |= {
-        "listen": [_ALL[family] for family in families],
+        "listen": [EVERY],
         "tokenFile": str(paths.HTTP_FOLDER / paths.TOKEN_KEY),
     }
     config["queue"]["storeBytes"] = store_bytes(spec.queue)

@@ -17,6 +17,7 @@ from mailrelay.queue.errors import QueueError
 from mailrelay.queue.events import EventWriter, events_dropped
 from mailrelay.queue.publish import Publisher
 from mailrelay.queue.state import Kind, StateTeller
+from mailrelay.runtime.addresses import open_listeners
 from mailrelay.runtime.certificate import ServerCertificate
 from mailrelay.runtime.clock import system_clock
 from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, Life, run_service
@@ -38,6 +39,7 @@ GRACE_SECONDS = 8.0  # for each DATA under way when told to stop
 _EVENTS_SECONDS = 1.0
 _TOKENS_SECONDS = 0.5
 _KEEPER_SECONDS = 1.0  # for copies that are not written yet
+_BACKLOG = 1024  # clients that wait to be accepted, as the supervisor's
 
 
 def main(environ: Mapping[str, str]) -> int:
@@ -145,12 +147,10 @@ def _sockets(
         return [socket.socket(fileno=fd) for fd in fds]
     host = settings.config.smtp_host
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        return [
-            socket.create_server(address[:2], family=family) for family, _, _, _, address in found
-        ]
-    except OSError as error:
-        words = f"port {host}:{port} cannot be opened: {error.strerror}: set smtpHost or {key}"
+        return open_listeners(host, port, _BACKLOG)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        words = f"port {host}:{port} cannot be opened: {reason}: set smtpHost or {key}"
         raise ConfigError([words]) from error
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import uvicorn
 from starlette.types import ASGIApp
 
+from mailrelay.runtime.addresses import open_listeners
 from mailrelay_monitor.http_connection import HttpConnection
 
 _BACKLOG = 128
@@ -22,31 +23,7 @@ def listening_sockets(fds: Sequence[int], hosts: Sequence[str], port: int) -> li
     """Take over the supervisor's sockets, or listen on each address. Raises OSError."""
     if fds:
         return [socket.socket(fileno=fd) for fd in fds]
-    sockets = []
-    for host in hosts:
-        if host == "localhost":
-            sockets.append(_listen(socket.AF_INET, "127.0.0.1", port))
-            if socket.has_ipv6:
-                with contextlib.suppress(OSError):  # no IPv6 on this machine
-                    sockets.append(_listen(socket.AF_INET6, "::1", port))
-            continue
-        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            sockets.append(_listen(family, str(address[0]), port))
-    return sockets
-
-
-def _listen(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind((host, port))
-        listener.listen(_BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
+    return [each for host in hosts for each in open_listeners(host, port, _BACKLOG)]
 
 
 class HttpServer:

@@ -17,7 +17,7 @@ class Http(Section):
         default=("localhost",),
         min_length=1,
         description="Addresses or names to listen on, with port `healthCheckPort`; `localhost` is "
-        "IPv4 and IPv6 loopback.",
+        "IPv4 and IPv6 loopback, `*` every address of both families.",
     )
     allowed_networks: tuple[str, ...] = Field(
         default=(),

@@ -24,7 +24,7 @@ class RelayConfig(Section):
         default="127.0.0.1",
         min_length=1,
         description="Address or name to listen on; `localhost` is IPv4 and IPv6 loopback, "
-        "`0.0.0.0` all IPv4, `::` all IPv6 addresses.",
+        "`0.0.0.0` all IPv4, `::` all IPv6 addresses, `*` all of both.",
     )
     smtp_port: Port = Field(default=25, description="Port to listen on.")
     default_username: str = Field(
