@@ -59,7 +59,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $context := index . 0 -}}
 {{- $images := $context.Values.images -}}
 {{- $image := index $images (index . 1) -}}
-{{- with $images.registry }}{{ trimSuffix "/" . }}/{{ end -}}
+{{- with $images.registry }}{{ . }}/{{ end -}}
 {{- $image.repository -}}
 :{{ coalesce $image.tag $images.tag $context.Chart.AppVersion }}
 {{- with $image.digest }}@{{ . }}{{ end -}}
