@@ -42,8 +42,8 @@ test-compose: $(STAMP) ## Build the images and try them (needs Docker, or root a
 	$(BIN)/python -m tests.compose.engine $(BIN)/pytest tests/compose -m compose $(ARGS)
 
 .PHONY: test-operator
-test-operator: kubernetes ## Run the operator's tests on a real API server (no node)
-	$(BIN)/pytest tests/operator -m operator -n 2 $(ARGS)
+test-operator: kubernetes ## Run the operator's and the chart's tests on a real API server (no node)
+	$(BIN)/pytest tests/operator tests/chart -m operator -n 2 $(ARGS)
 
 .PHONY: chaos
 chaos: nats-server ## Let everything fail while mail flows, and count
@@ -100,7 +100,7 @@ nats-server: $(STAMP) ## Find, fetch or build nats-server, and print its path
 	@$(BIN)/python -m mailrelay_cli.nats_server
 
 .PHONY: kubernetes
-kubernetes: $(STAMP) ## Find or build etcd, kube-apiserver and what the operator's tests need
+kubernetes: $(STAMP) ## Find or build etcd, kube-apiserver, Helm and what the operator's tests need
 	@$(BIN)/python -m tests.support.kubernetes.programs
 
 .PHONY: clean

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tools.chart.files import chart_files
 from tools.reference.config_page import config_page
 from tools.reference.metric_page import metric_page
 from tools.reference.queue_page import queue_page
@@ -17,7 +18,7 @@ _NOTICE = "<!-- Written by `make docs` from the code; change the code, not this 
 
 
 def pages() -> dict[Path, str]:
-    """Return every generated file by its path: the pages, and the resource's definition."""
+    """Return every generated file by its path: the pages, the definition, rights, the chart's."""
     folder = ROOT / "docs" / "reference"
     texts = {
         "config.md": config_page(),
@@ -28,7 +29,6 @@ def pages() -> dict[Path, str]:
         "steps.md": step_page(),
     }
     found = {folder / name: _NOTICE + text for name, text in texts.items()}
-    return found | {
-        ROOT / "operator" / "crd" / "mailrelays.yaml": crd_text(),
-        ROOT / "operator" / "rbac.yaml": rbac_text(),
-    }
+    operator = ROOT / "operator"
+    found |= {operator / "crd" / "mailrelays.yaml": crd_text(), operator / "rbac.yaml": rbac_text()}
+    return found | chart_files(ROOT)

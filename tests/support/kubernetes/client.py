@@ -73,16 +73,19 @@ class Client:
         manager: str = FIELD_MANAGER,
         force: bool = True,
         dry_run: bool = False,
+        strict: bool = False,
     ) -> list[Manifest]:
         """Apply one or more (text: YAML documents) on the server's side; return what it stored.
 
-        A custom resource definition is waited for until its resources can be used.
+        A custom resource definition is waited for until its resources can be used. `strict` refuses
+        fields that are unknown or there twice.
         """
         stored = []
         for manifest in documents(manifests):
             place, namespace = await self._place_of(manifest)
             query = {"fieldManager": manager, "force": str(force).lower()}
             query |= {"dryRun": "All"} if dry_run else {}
+            query |= {"fieldValidation": "Strict"} if strict else {}
             path = place.path(namespace, manifest["metadata"]["name"])
             answer = await self.request("PATCH", path, manifest, query=query, content_type=_APPLY)
             if place.plural == "customresourcedefinitions" and not dry_run:

@@ -1,4 +1,4 @@
-"""Where the programs of Kubernetes come from: PATH, the cache, or a build from Go modules.
+"""Where Kubernetes' programs, and Helm, come from: PATH, the cache, or a build from Go modules.
 
 Policy: one release, the one that `modules/*/go.mod` names. A program on PATH is taken when it is
 of the same minor version and not older than that, because an older or newer minor judges resources
@@ -83,7 +83,7 @@ class Module:
 
     @property
     def linker_flags(self) -> str:
-        """Without debugging tables; a Kubernetes program knows its version only from here."""
+        """Without debugging tables; these programs know their version only from here."""
         major, minor, _ = self.version
         variables = {
             "gitVersion": f"v{dotted(self.version)}",
@@ -91,10 +91,9 @@ class Module:
             "gitMinor": str(minor),
             "gitTreeState": "clean",
         }
-        return " ".join(
-            ["-s", "-w"]
-            + [f"-X k8s.io/component-base/version.{name}={v}" for name, v in variables.items()]
-        )
+        linked = {f"k8s.io/component-base/version.{name}": v for name, v in variables.items()}
+        linked["helm.sh/helm/v4/internal/version.version"] = f"v{dotted(self.version)}"
+        return " ".join(["-s", "-w"] + [f"-X {name}={value}" for name, value in linked.items()])
 
 
 _KUBERNETES_PROGRAMS: Final = (
@@ -112,10 +111,12 @@ KUBERNETES: Final = Module(
     {program: f"k8s.io/kubernetes/cmd/{program}" for program in _KUBERNETES_PROGRAMS},
 )
 ETCD: Final = Module("etcd", "go.etcd.io/etcd/server/v3", {"etcd": "go.etcd.io/etcd/server/v3"})
-MODULES: Final = (ETCD, KUBERNETES)
+HELM: Final = Module("helm", "helm.sh/helm/v4", {"helm": "helm.sh/helm/v4/cmd/helm"})
+MODULES: Final = (ETCD, KUBERNETES, HELM)
 
 CONTROL_PLANE: Final = ("etcd", "kube-apiserver", "kube-controller-manager")
-_DEFAULT: Final = (*CONTROL_PLANE, "kubectl")
+_DEFAULT: Final = (*CONTROL_PLANE, "kubectl", "helm")
+_ASKS: Final = {"kubectl": ("version", "--client"), "helm": ("version", "--short")}
 
 
 def find_programs(names: Iterable[str], progress: Progress) -> dict[str, Path]:
@@ -181,11 +182,14 @@ def _present(module: Module, name: str, progress: Progress) -> Path | None:
 
 def usable(module: Module, path: Path) -> Path:
     """Return the path of a program that fits; ProgramUnusableError says why one does not."""
-    asks = ["version", "--client"] if path.name == "kubectl" else ["--version"]
+    asks = _ASKS.get(path.name, ("--version",))
     said = _run([str(path), *asks], os.environ, ANSWER_SECONDS)
-    # They answer with "Kubernetes v1.35.4", "Client Version: v1.35.4" or "etcd Version: 3.7.3".
+    # They answer with "Kubernetes v1.35.4", "Client Version: v1.35.4", "etcd Version: 3.7.3", or
+    # with "v4.3.1+g1234567", where a build of ours names no commit.
     # What follows the numbers of a pre-release, or of a vendor's own build, makes it another one.
-    version = _version(r"^(?:Kubernetes|Client Version:|etcd Version:) v?{}\s", said + "\n")
+    version = _version(
+        r"^(?:(?:Kubernetes|Client Version:|etcd Version:) )?v?{}(?:\+g[0-9a-f]+)?\s", said + "\n"
+    )
     wanted = module.version
     if version is None:
         raise ProgramUnusableError(f"{path} names no release: {said[:80]!r}")
