@@ -112,9 +112,14 @@ KUBERNETES: Final = Module(
     {program: f"k8s.io/kubernetes/cmd/{program}" for program in _KUBERNETES_PROGRAMS},
 )
 ETCD: Final = Module("etcd", "go.etcd.io/etcd/server/v3", {"etcd": "go.etcd.io/etcd/server/v3"})
-MODULES: Final = (ETCD, KUBERNETES)
+# The cluster's DNS, which runs in a pod.
+COREDNS: Final = Module(
+    "coredns", "github.com/coredns/coredns", {"coredns": "github.com/coredns/coredns"}
+)
+MODULES: Final = (ETCD, KUBERNETES, COREDNS)
 
 CONTROL_PLANE: Final = ("etcd", "kube-apiserver", "kube-controller-manager")
+NODE: Final = ("coredns", "kube-proxy", "kube-scheduler", "kubelet")
 _DEFAULT: Final = (*CONTROL_PLANE, "kubectl")
 
 
@@ -183,9 +188,12 @@ def usable(module: Module, path: Path) -> Path:
     """Return the path of a program that fits; ProgramUnusableError says why one does not."""
     asks = ["version", "--client"] if path.name == "kubectl" else ["--version"]
     said = _run([str(path), *asks], os.environ, ANSWER_SECONDS)
-    # They answer with "Kubernetes v1.35.4", "Client Version: v1.35.4" or "etcd Version: 3.7.3".
+    # They answer with "Kubernetes v1.35.4", "Client Version: v1.35.4", "etcd Version: 3.7.3" or
+    # "CoreDNS-1.15.0".
     # What follows the numbers of a pre-release, or of a vendor's own build, makes it another one.
-    version = _version(r"^(?:Kubernetes|Client Version:|etcd Version:) v?{}\s", said + "\n")
+    version = _version(
+        r"^(?:Kubernetes |Client Version: |etcd Version: |CoreDNS-)v?{}\s", said + "\n"
+    )
     wanted = module.version
     if version is None:
         raise ProgramUnusableError(f"{path} names no release: {said[:80]!r}")
