@@ -31,7 +31,7 @@ run: $(STAMP) ## Run the relay on this machine, with a nats-server of its own
 
 .PHONY: test
 test: nats-server ## Run the tests that need only Python and the network
-	$(BIN)/pytest tests -m "not peers and not compose and not chaos and not crash and not operator" -n 4 $(ARGS)
+	$(BIN)/pytest tests -m "not peers and not compose and not chaos and not crash and not operator and not cluster" -n 4 $(ARGS)
 
 .PHONY: test-peers
 test-peers: nats-server ## Run the tests against other mail servers (needs Postfix)
@@ -44,6 +44,10 @@ test-compose: $(STAMP) ## Build the images and try them (needs Docker, or root a
 .PHONY: test-operator
 test-operator: kubernetes ## Run the operator's and the chart's tests on a real API server (no node)
 	$(BIN)/pytest tests/operator tests/chart -m operator -n 2 $(ARGS)
+
+.PHONY: test-cluster
+test-cluster: $(STAMP) ## Run a relay's pods on a Kubernetes node of its own (needs root and packages)
+	$(BIN)/python -m tests.support.kubernetes.machine $(BIN)/pytest tests/cluster -m cluster $(ARGS)
 
 .PHONY: chaos
 chaos: nats-server ## Let everything fail while mail flows, and count
@@ -101,7 +105,7 @@ nats-server: $(STAMP) ## Find, fetch or build nats-server, and print its path
 
 .PHONY: kubernetes
 kubernetes: $(STAMP) ## Find or build etcd, kube-apiserver, Helm and what the operator's tests need
-	@$(BIN)/python -m tests.support.kubernetes.programs
+	@$(BIN)/python -m tests.support.kubernetes.programs $(PROGRAMS)
 
 .PHONY: clean
 clean: ## Remove .venv and what the tools left behind

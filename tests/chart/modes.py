@@ -126,7 +126,7 @@ def mode(name: str, namespace: str) -> Values:
     return found
 
 
-def _in(value: object, namespace: str) -> object:  # noqa: PLR0911 — by type
+def _in(value: object, namespace: str) -> object:
     match value:
         case str():
             return value.replace("{namespace}", namespace)

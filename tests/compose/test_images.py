@@ -10,8 +10,9 @@ import zlib
 
 import pytest
 
-from tests.compose.conftest import TARGETS, table
+from tests.compose.conftest import table
 from tests.compose.docker import docker, inspect, logs_of, run
+from tests.compose.images import TARGETS
 from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(180)]

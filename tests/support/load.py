@@ -116,7 +116,8 @@ class _Run:
             again = ending.outcome is Outcome.NOT_SENT or (
                 ending.outcome is Outcome.REFUSED and temporary and self.plan.retries_temporary
             )
-            if not again or time.monotonic() >= patience_ends or self.is_over():
+            is_over = self.is_over() and not self.plan.finishes_begun
+            if not again or time.monotonic() >= patience_ends or is_over:
                 break
             await asyncio.sleep(TRY_AGAIN_SECONDS)
         reply = ending.reply

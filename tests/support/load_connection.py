@@ -65,7 +65,7 @@ class LoadConnection(asyncio.Protocol):
             (answer,) = await self.ask(b"STARTTLS\r\n")
             if answer.code != 220:
                 raise ConnectionLostError(f"STARTTLS refused: {answer}", answer)
-            await self._shake_hands(plan.starttls)
+            await self._shake_hands(plan.starttls, plan.starttls_name)
             ehlo = await self._ehlo()
         keywords = {line.split(" ")[0].upper() for line in ehlo.lines[1:]}
         self.offers_pipelining = "PIPELINING" in keywords
@@ -83,12 +83,10 @@ class LoadConnection(asyncio.Protocol):
             raise ConnectionLostError(f"EHLO refused: {ehlo}", ehlo)
         return ehlo
 
-    async def _shake_hands(self, context: ssl.SSLContext) -> None:
+    async def _shake_hands(self, context: ssl.SSLContext, name: str) -> None:
         loop = asyncio.get_running_loop()
         try:
-            secured = await loop.start_tls(
-                self._transport, self, context, server_hostname="localhost"
-            )
+            secured = await loop.start_tls(self._transport, self, context, server_hostname=name)
         except OSError as error:  # ssl.SSLError is one
             raise ConnectionLostError(f"no TLS: {error}") from error
         self._transport = cast("asyncio.Transport", secured)

@@ -31,13 +31,16 @@ class LoadPlan:
     domain: str = "load.test"  # of the recipients, each of which is unique
     seed: int = 0
     credentials: tuple[str, str] | None = None  # AUTH PLAIN
-    starttls: ssl.SSLContext | None = None  # for the name `localhost`
+    starttls: ssl.SSLContext | None = None
+    starttls_name: str = "localhost"  # what the certificate must be for
     # How long one reply may take; after it the connection counts as lost.
     reply_seconds: float = 60.0
     # How long one message is tried again while no connection lasts up to its final dot.
     patience_seconds: float = 30.0
     # Whether a 4xx is tried again within that time, as a sending program would.
     retries_temporary: bool = False
+    # Whether what was begun when the run was stopped is tried on, within that time.
+    finishes_begun: bool = False
     # Distinguishes the ids of runs that go to the same upstream.
     run: str = field(default="")
 

@@ -19,6 +19,7 @@ from mailrelay_operator.cluster.login import Access
 _SERVER_SECONDS: Final = 300
 _CLIENT_SECONDS: Final = 310
 _CHUNK: Final = 500
+_IDENTITY: Final[Any] = "mailrelay-operator"  # kopf keeps the type that it wants to itself
 
 
 async def watch_relays(
@@ -57,6 +58,9 @@ async def watch_relays(
             registry=registry,
             settings=_settings(),
             standalone=True,  # equal peers freeze each other; the Lease decides
+            # Only peers would look at it. By itself kopf asks for the user's name, and the number
+            # that a container runs as has none.
+            identity=_IDENTITY,
             clusterwide=not namespaces,
             namespaces=list(namespaces),
             ready_flag=ready,

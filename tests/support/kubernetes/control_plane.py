@@ -23,28 +23,38 @@ from tests.support.kubernetes.credentials import Credentials, make_credentials, 
 from tests.support.kubernetes.process import Daemon
 from tests.support.wait import wait_until
 
+SERVICES = "10.96.0.0/16"
+SERVICE_ADDRESS = "10.96.0.1"  # of the API server: the first one
 START_SECONDS = 120.0  # measured: docs/decisions/0030; the rest is for a machine that is busy
 
 
 class ControlPlane:
-    """One control plane on one folder. Start it in the main thread (see `process`)."""
+    """One control plane on one folder. Start it in the main thread (see `process`).
 
-    def __init__(self, programs: dict[str, Path], folder: Path) -> None:
+    With a `node_address` the API server can be reached there, too, and pods find it by its Service.
+    """
+
+    def __init__(
+        self, programs: dict[str, Path], folder: Path, *, node_address: str | None = None
+    ) -> None:
         folder.mkdir(mode=0o700, parents=True)
-        self._folder = folder
+        self.folder = folder
+        self._node_address = node_address
         self._ports = _Ports()
-        self._credentials = make_credentials(folder / "credentials")
+        self.credentials = make_credentials(
+            folder / "credentials", (node_address, SERVICE_ADDRESS) if node_address else ()
+        )
         self.url = f"https://127.0.0.1:{self._ports.api_server.number}"
         self.cluster: dict[str, Any] = {
             "server": self.url,
-            "certificate-authority": str(self._credentials.authority),
+            "certificate-authority": str(self.credentials.authority),
         }
         self.kubeconfig = write_kubeconfig(
-            folder / "admin.kubeconfig", self.cluster, self._credentials.admin
+            folder / "admin.kubeconfig", self.cluster, self.credentials.admin
         )
         self.audit_log = folder / "audit.log"
         self.etcd = self._etcd(programs["etcd"])
-        self.api_server = self._api_server(programs["kube-apiserver"], self._credentials)
+        self.api_server = self._api_server(programs["kube-apiserver"], self.credentials)
         self.controller_manager = self._controller_manager(programs["kube-controller-manager"])
 
     async def start(self, definitions: Iterable[str] = ()) -> None:
@@ -110,7 +120,7 @@ class ControlPlane:
         peer = f"http://127.0.0.1:{self._ports.etcd_peer.number}"
         return Daemon(
             program,
-            f"--data-dir={self._folder / 'etcd'}",
+            f"--data-dir={self.folder / 'etcd'}",
             f"--listen-client-urls={client}",
             f"--advertise-client-urls={client}",
             f"--listen-peer-urls={peer}",
@@ -119,44 +129,47 @@ class ControlPlane:
             "--socket-reuse-port",
             "--unsafe-no-fsync",
             "--log-level=warn",
-            log=self._folder / "etcd.log",
+            log=self.folder / "etcd.log",
         )
 
     def _api_server(self, program: Path, credentials: Credentials) -> Daemon:
-        policy = self._folder / "audit-policy.json"
+        policy = self.folder / "audit-policy.json"
         policy.write_text(json.dumps(audit.POLICY))
         return Daemon(
             program,
             f"--etcd-servers=http://127.0.0.1:{self._ports.etcd.number}",
-            "--bind-address=127.0.0.1",
+            f"--bind-address={'0.0.0.0' if self._node_address else '127.0.0.1'}",  # noqa: S104 — pods
             f"--secure-port={self._ports.api_server.number}",
             "--permit-port-sharing",
-            # Nothing in this cluster looks for the API server, and a Service that leads to
-            # loopback would be refused.
-            "--advertise-address=127.0.0.1",
-            "--endpoint-reconciler-type=none",
+            f"--advertise-address={self._node_address or '127.0.0.1'}",
+            # Without a node nothing in this cluster looks for the API server, and a Service that
+            # leads to loopback would be refused.
+            f"--endpoint-reconciler-type={'lease' if self._node_address else 'none'}",
             # Without it an orderly stop waits up to a minute for watches to end by themselves.
             "--shutdown-watch-termination-grace-period=1s",
-            f"--cert-dir={self._folder}",
+            f"--cert-dir={self.folder}",
             f"--tls-cert-file={credentials.server.certificate}",
             f"--tls-private-key-file={credentials.server.key}",
             f"--client-ca-file={credentials.authority}",
-            "--authorization-mode=RBAC",
+            "--authorization-mode=Node,RBAC",
+            f"--kubelet-client-certificate={credentials.admin.certificate}",
+            f"--kubelet-client-key={credentials.admin.key}",
+            "--kubelet-preferred-address-types=InternalIP",
             f"--audit-policy-file={policy}",
             f"--audit-log-path={self.audit_log}",
             "--audit-log-maxsize=2000",  # MB; a file that is rotated would hide what came before
-            "--service-cluster-ip-range=10.96.0.0/16",
+            f"--service-cluster-ip-range={SERVICES}",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={credentials.accounts_public}",
             f"--service-account-signing-key-file={credentials.accounts_private}",
-            log=self._folder / "kube-apiserver.log",
+            log=self.folder / "kube-apiserver.log",
         )
 
     def _controller_manager(self, program: Path) -> Daemon:
         kubeconfig = write_kubeconfig(
-            self._folder / "controller-manager.kubeconfig",
+            self.folder / "controller-manager.kubeconfig",
             self.cluster,
-            self._credentials.controller_manager,
+            self.credentials.controller_manager,
         )
         return Daemon(
             program,
@@ -164,12 +177,12 @@ class ControlPlane:
             "--leader-elect=false",
             "--secure-port=0",  # it serves nothing
             "--use-service-account-credentials",
-            f"--service-account-private-key-file={self._credentials.accounts_private}",
-            f"--root-ca-file={self._credentials.authority}",
+            f"--service-account-private-key-file={self.credentials.accounts_private}",
+            f"--root-ca-file={self.credentials.authority}",
             # Its own limit of 20 requests a second is for a big cluster's sake, not for tests.
             "--kube-api-qps=500",
             "--kube-api-burst=1000",
-            log=self._folder / "kube-controller-manager.log",
+            log=self.folder / "kube-controller-manager.log",
         )
 
 

@@ -11,6 +11,7 @@ import datetime as dt
 import ipaddress
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,23 @@ class Credentials:
     server: Identity
     admin: Identity
     controller_manager: Identity
+    scheduler: Identity
+    proxy: Identity
+    node: Identity
     accounts_private: Path
     accounts_public: Path
 
 
-def make_credentials(folder: Path) -> Credentials:
-    """Write an authority and what it signs into the folder."""
+NODE = "node"  # the one node's name, where there is one
+
+
+def make_credentials(folder: Path, addresses: Sequence[str] = ()) -> Credentials:
+    """Write an authority and what it signs into the folder.
+
+    The API server is known by these addresses too, beside loopback.
+    """
     folder.mkdir(mode=0o700)
-    authority = _Authority(folder)
+    authority = _Authority(folder, addresses)
     accounts = ec.generate_private_key(ec.SECP256R1())
     accounts_public = folder / "accounts.pub"
     accounts_public.write_bytes(
@@ -65,6 +75,9 @@ def make_credentials(folder: Path) -> Credentials:
         controller_manager=authority.sign(
             "controller-manager", "system:kube-controller-manager", ""
         ),
+        scheduler=authority.sign("scheduler", "system:kube-scheduler", ""),
+        proxy=authority.sign("proxy", "system:kube-proxy", ""),
+        node=authority.sign("node", f"system:node:{NODE}", "system:nodes"),
         accounts_private=_write_key(folder / "accounts.key", accounts),
         accounts_public=accounts_public,
     )
@@ -99,8 +112,9 @@ def write_secret(path: Path, content: bytes) -> None:
 
 
 class _Authority:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, addresses: Sequence[str]) -> None:
         self._folder = folder
+        self._addresses = addresses
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("MailRelay tests", "")
         self.path = folder / "authority.pem"
@@ -119,7 +133,10 @@ class _Authority:
         ).add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         if is_server:
             names = [
-                x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+                *(
+                    x509.IPAddress(ipaddress.ip_address(address))
+                    for address in ("127.0.0.1", *self._addresses)
+                ),
                 x509.DNSName("localhost"),
                 x509.DNSName("kubernetes.default.svc"),
             ]

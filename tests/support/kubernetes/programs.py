@@ -112,9 +112,14 @@ KUBERNETES: Final = Module(
 )
 ETCD: Final = Module("etcd", "go.etcd.io/etcd/server/v3", {"etcd": "go.etcd.io/etcd/server/v3"})
 HELM: Final = Module("helm", "helm.sh/helm/v4", {"helm": "helm.sh/helm/v4/cmd/helm"})
-MODULES: Final = (ETCD, KUBERNETES, HELM)
+# The cluster's DNS, which runs in a pod.
+COREDNS: Final = Module(
+    "coredns", "github.com/coredns/coredns", {"coredns": "github.com/coredns/coredns"}
+)
+MODULES: Final = (ETCD, KUBERNETES, HELM, COREDNS)
 
 CONTROL_PLANE: Final = ("etcd", "kube-apiserver", "kube-controller-manager")
+NODE: Final = ("coredns", "kube-proxy", "kube-scheduler", "kubelet")
 _DEFAULT: Final = (*CONTROL_PLANE, "kubectl", "helm")
 _ASKS: Final = {"kubectl": ("version", "--client"), "helm": ("version", "--short")}
 
@@ -184,11 +189,12 @@ def usable(module: Module, path: Path) -> Path:
     """Return the path of a program that fits; ProgramUnusableError says why one does not."""
     asks = _ASKS.get(path.name, ("--version",))
     said = _run([str(path), *asks], os.environ, ANSWER_SECONDS)
-    # They answer with "Kubernetes v1.35.4", "Client Version: v1.35.4", "etcd Version: 3.7.3", or
-    # with "v4.3.1+g1234567", where a build of ours names no commit.
+    # They answer with "Kubernetes v1.35.4", "Client Version: v1.35.4", "etcd Version: 3.7.3",
+    # "CoreDNS-1.15.0", or with "v4.3.1+g1234567", where a build of ours names no commit.
     # What follows the numbers of a pre-release, or of a vendor's own build, makes it another one.
     version = _version(
-        r"^(?:(?:Kubernetes|Client Version:|etcd Version:) )?v?{}(?:\+g[0-9a-f]+)?\s", said + "\n"
+        r"^(?:Kubernetes |Client Version: |etcd Version: |CoreDNS-)?v?{}(?:\+g[0-9a-f]+)?\s",
+        said + "\n",
     )
     wanted = module.version
     if version is None:

@@ -42,10 +42,16 @@ async def access(environ: Mapping[str, str]) -> Access:
         server=settings.host,
         ca_file=settings.ssl_ca_cert,
         verifies=settings.verify_ssl,
-        token=shown.removeprefix("Bearer ") if shown else None,
+        token=_without_scheme(shown) if shown else None,
         certificate_file=settings.cert_file,
         key_file=settings.key_file,
     )
+
+
+def _without_scheme(shown: str) -> str:
+    """Return the token alone. The client writes `Bearer` before some and `bearer` before others."""
+    scheme, _, token = shown.partition(" ")
+    return token if scheme.lower() == "bearer" else shown
 
 
 async def _settings(environ: Mapping[str, str]) -> Configuration:

@@ -1,0 +1,270 @@
+"""What happens to a relay under load: each scenario ends when the relay is as it should be."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from tests.cluster import install
+from tests.cluster.mail import RATE, Load
+from tests.cluster.relays import (
+    KIND,
+    NAME,
+    NAMESPACE,
+    delete_pod,
+    evict,
+    kill_in_pod,
+    pods,
+    wait_component,
+    wait_gone,
+    wait_ready,
+)
+from tests.support.kubernetes.client import Client, Manifest
+from tests.support.kubernetes.node_cluster import NodeCluster
+from tests.support.wait import wait_until
+
+SECONDS: Final = 300.0  # for one thing to come true, on a machine that is busy
+_MINUTE: Final = int(RATE * 60)  # messages
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Who and what is there."""
+
+    cluster: NodeCluster
+    client: Client
+    load: Load
+
+
+Scenario = Callable[[Scene], Awaitable[None]]
+
+
+def killed(component: str) -> Scenario:
+    """SIGKILL for the first process of a component's first pod."""
+
+    async def scenario(scene: Scene) -> None:
+        await kill_in_pod(scene.cluster, scene.client, NAMESPACE, component)
+        await wait_component(scene.client, NAMESPACE, component)
+
+    return scenario
+
+
+def deleted(component: str) -> Scenario:
+    """The first pod of a component is deleted, and ends in order."""
+
+    async def scenario(scene: Scene) -> None:
+        await delete_pod(scene.client, NAMESPACE, component)
+
+    return scenario
+
+
+async def evicted(scene: Scene) -> None:
+    """Everything that has a budget is evicted as by `kubectl drain`; a budget refuses meanwhile."""
+    refusals = 0
+    for component in ("ingress", "sender"):
+        first, *others = await pods(scene.client, NAMESPACE, component)
+        assert others, f"one {component} pod alone shows no budget at work"
+        assert await evict(scene.client, first)
+        for pod in others:
+
+            async def is_let_go(pod: Manifest = pod) -> bool:
+                nonlocal refusals
+                is_gone = await evict(scene.client, pod)
+                refusals += not is_gone
+                return is_gone
+
+            await wait_until(is_let_go, SECONDS, f"a budget lets the next {component} go", 0.2)
+        for pod in (first, *others):
+            await wait_gone(scene.client, pod)
+        await wait_component(scene.client, NAMESPACE, component)
+    assert refusals, "no budget ever refused"
+    for component in ("monitor", "nats"):  # one pod each, without a budget
+        (pod,) = await pods(scene.client, NAMESPACE, component)
+        assert await evict(scene.client, pod)
+        await wait_gone(scene.client, pod)
+        await wait_component(scene.client, NAMESPACE, component)
+
+
+async def changed(scene: Scene) -> None:
+    """One option that processes follow, and one that rolls the senders."""
+    await _patch(scene, {"failed": {"maxRecords": 5000}})
+    before = await _generation(scene, "Deployment", "mail-sender")
+    await _patch(scene, {"sender": {"processingTimeout": 240}})
+    await wait_until(
+        lambda: _is_newer(scene, "Deployment", "mail-sender", before), SECONDS, "senders roll"
+    )
+    await wait_component(scene.client, NAMESPACE, "sender")
+    await wait_ready(scene.client, NAMESPACE)
+
+
+async def certificate_lost(scene: Scene) -> None:
+    """The Secret of the certificate is deleted: another is made, and shown without a restart."""
+    name = "mail-tls"
+    old = await scene.client.get("v1", "Secret", name, namespace=NAMESPACE)
+    await scene.client.delete("v1", "Secret", name, namespace=NAMESPACE)
+
+    async def is_made_again() -> bool:
+        found = await scene.client.find("v1", "Secret", name, namespace=NAMESPACE)
+        return found is not None and found["data"]["tls.crt"] != old["data"]["tls.crt"]
+
+    await wait_until(is_made_again, SECONDS, "there is another certificate", 0.2)
+    await wait_ready(scene.client, NAMESPACE)
+
+
+async def scaled(scene: Scene) -> None:
+    """Senders and ingress up, then down again."""
+    for senders, ingress in ((4, 3), (2, 2)):
+        await _patch(scene, {"sender": {"replicas": senders}, "ingress": {"replicas": ingress}})
+        await _wait_replicas(scene, "mail-sender", senders)
+        await _wait_replicas(scene, "mail-ingress", ingress)
+        await scene.load.wait_accepted(50)
+
+
+async def without_senders(scene: Scene) -> None:
+    """No sender for a while: mail is taken and waits."""
+    await _patch(scene, {"sender": {"replicas": 0}})
+    await _wait_replicas(scene, "mail-sender", 0)
+    await scene.load.wait_accepted(200)
+    await _patch(scene, {"sender": {"replicas": 2}})
+    await _wait_replicas(scene, "mail-sender", 2)
+
+
+async def operator_killed(scene: Scene) -> None:
+    """The operator's process is killed, then its pod deleted."""
+    (pod,) = await _operator_pods(scene)
+    container = pod["status"]["containerStatuses"][0]["containerID"]
+    os.kill(scene.cluster.node.pid_of(container), signal.SIGKILL)
+    await scene.client.delete("v1", "Pod", pod["metadata"]["name"], namespace=install.NAMESPACE)
+    await wait_gone(scene.client, pod)
+    await install.wait_deployment(scene.client, install.NAMESPACE, install.NAME, SECONDS)
+
+
+async def without_api_server(scene: Scene) -> None:
+    """No API server for a minute of mail; the operator then leads again."""
+    await scene.cluster.plane.api_server.stop()
+    try:
+        await scene.load.wait_accepted(_MINUTE, SECONDS)
+    finally:
+        await scene.cluster.plane.start_api_server()
+    await install.wait_deployment(scene.client, install.NAMESPACE, install.NAME, SECONDS)
+    await wait_ready(scene.client, NAMESPACE)
+
+
+async def drifted(scene: Scene) -> None:
+    """People edit and delete what the operator made; it is undone."""
+    deployment = await scene.client.get("apps/v1", "Deployment", "mail-sender", namespace=NAMESPACE)
+    await scene.client.patch(
+        "apps/v1", "Deployment", "mail-sender", {"spec": {"replicas": 1}}, namespace=NAMESPACE
+    )
+    for kind, version, name in (
+        ("ConfigMap", "v1", "mail-config"),
+        ("PodDisruptionBudget", "policy/v1", "mail-ingress"),
+        ("NetworkPolicy", "networking.k8s.io/v1", "mail-ingress"),
+        ("Service", "v1", "mail-ingress"),
+    ):
+        found = await scene.client.get(version, kind, name, namespace=NAMESPACE)
+        await scene.client.delete(version, kind, name, namespace=NAMESPACE)
+
+        async def is_made_again(
+            found: Manifest = found, version: str = version, kind: str = kind, name: str = name
+        ) -> bool:
+            now = await scene.client.find(version, kind, name, namespace=NAMESPACE)
+            return now is not None and now["metadata"]["uid"] != found["metadata"]["uid"]
+
+        await wait_until(is_made_again, SECONDS, f"{kind} {name} is made again", 0.2)
+    await _wait_replicas(scene, "mail-sender", deployment["spec"]["replicas"])
+    await wait_ready(scene.client, NAMESPACE)
+
+
+async def upgraded(scene: Scene) -> None:
+    """An operator with other images: every pod of the relay is another one afterwards."""
+    for name in install.IMAGES:
+        scene.cluster.node.tag_image(f"mailrelay-{name}", "next")
+    await scene.client.apply(install.deployment(tag="next"))
+    components = ("ingress", "sender", "monitor", "nats")
+
+    async def is_upgraded() -> bool:
+        for component in components:
+            for pod in await pods(scene.client, NAMESPACE, component):
+                image = pod["spec"]["containers"][0]["image"]
+                assert image.endswith(":next"), f"{component}: {image}"
+        return True
+
+    try:
+        await wait_until(is_upgraded, SECONDS, "all pods are of the next version", 0.5)
+    finally:
+        await scene.client.apply(install.deployment())
+    await install.wait_deployment(scene.client, install.NAMESPACE, install.NAME, SECONDS)
+
+    async def is_back() -> bool:
+        for component in components:
+            for pod in await pods(scene.client, NAMESPACE, component):
+                image = pod["spec"]["containers"][0]["image"]
+                assert image.endswith(":latest"), f"{component}: {image}"
+        return True
+
+    await wait_until(is_back, SECONDS, "all pods are of the version before", 0.5)
+    for component in components:
+        await wait_component(scene.client, NAMESPACE, component)
+    await wait_ready(scene.client, NAMESPACE)
+
+
+SCENARIOS: Final[dict[str, Scenario]] = {
+    "nothing happens": lambda scene: scene.load.wait_accepted(300),
+    "kill -9 in an ingress pod": killed("ingress"),
+    "kill -9 in a sender pod": killed("sender"),
+    "kill -9 in the monitor's pod": killed("monitor"),
+    "kill -9 in the NATS pod, its volume kept": killed("nats"),
+    "an ingress pod is deleted": deleted("ingress"),
+    "a sender pod is deleted": deleted("sender"),
+    "the monitor's pod is deleted": deleted("monitor"),
+    "the NATS pod is deleted, its volume kept": deleted("nats"),
+    "every pod is evicted": evicted,
+    "options are changed": changed,
+    "the certificate is lost": certificate_lost,
+    "more pods, then fewer": scaled,
+    "no senders, then two again": without_senders,
+    "the operator is killed": operator_killed,
+    "the operator is upgraded, and downgraded": upgraded,
+    "no API server for a minute": without_api_server,
+    "drift is undone": drifted,
+}
+
+
+async def _patch(scene: Scene, spec: Manifest) -> None:
+    await scene.client.patch(*KIND, NAME, {"spec": spec}, namespace=NAMESPACE)
+
+
+async def _generation(scene: Scene, kind: str, name: str) -> int:
+    found = await scene.client.get("apps/v1", kind, name, namespace=NAMESPACE)
+    return int(found["metadata"]["generation"])
+
+
+async def _is_newer(scene: Scene, kind: str, name: str, before: int) -> bool:
+    return await _generation(scene, kind, name) > before
+
+
+async def _wait_replicas(scene: Scene, name: str, count: int) -> None:
+    async def has() -> bool:
+        found = await scene.client.get("apps/v1", "Deployment", name, namespace=NAMESPACE)
+        status = found["status"]
+        counted = [status.get(key, 0) for key in ("replicas", "readyReplicas")]
+        assert [found["spec"]["replicas"], *counted] == [count] * 3, status
+        # Those that go may still be at work.
+        assert not status.get("terminatingReplicas"), status
+        return True
+
+    await wait_until(has, SECONDS, f"{name} has {count} pods", 0.2)
+
+
+async def _operator_pods(scene: Scene) -> list[Manifest]:
+    found = await scene.client.list(
+        "v1",
+        "Pod",
+        namespace=install.NAMESPACE,
+        labels=f"app.kubernetes.io/name={install.NAME}",
+    )
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]

@@ -1,0 +1,42 @@
+"""Under load, whatever happens: no mail is lost, and no client is refused for good."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.cluster.conftest import rows
+from tests.cluster.mail import Sink, load, longest_gap_seconds
+from tests.cluster.relays import NAME, NAMESPACE, wait_ready
+from tests.cluster.scenarios import SCENARIOS, Scene
+from tests.support.kubernetes.client import Client
+from tests.support.kubernetes.node_cluster import NodeCluster
+from tests.support.ledger import Outcome
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("relay")]
+
+
+@pytest.mark.parametrize("what", SCENARIOS)
+async def test_nothing_is_lost_when(
+    what: str, cluster: NodeCluster, admin: Client, sink: Sink
+) -> None:
+    await wait_ready(admin, NAMESPACE)
+    run = re.sub(r"[^a-z0-9]+", "-", what.lower())
+    async with load(admin, cluster.scratch / "mail", run, NAME, NAMESPACE) as client:
+        await client.wait_accepted(100)
+        await SCENARIOS[what](Scene(cluster, admin, client))
+        await client.wait_accepted(100)
+        ledger = await client.finish()
+    verdict = await sink.wait_kept(ledger, client.run)
+    rows.append(
+        (
+            what,
+            verdict.accepted_messages,
+            len(verdict.lost),
+            len({row[0] for row in verdict.duplicated}),
+            longest_gap_seconds(ledger),
+        )
+    )
+    refused = [*ledger.with_outcome(Outcome.REFUSED), *ledger.with_outcome(Outcome.NOT_SENT)]
+    assert not refused, f"{len(refused)} refused, the first one: {refused[0]}"
