@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def stand_in(
 
 
 async def _supervise(file: Path) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who runs the tests may ignore it, as nohup does
     groups = [
         [stand_in("plain", READY + LIVE)],
         [

@@ -77,12 +77,12 @@ class Admin:
         return self.parts.files.path(record.job.submission, record.recipient.number)
 
     async def wait_file(self, record: FailedRecord) -> dict[str, Any]:
-        await wait_until(self.file(record).exists, 10, "the file is written")
+        await wait_until(self.file(record).exists, 30, "the file is written")
         found: dict[str, Any] = json.loads(self.file(record).read_bytes())
         return found
 
     async def wait_gone(self, record: FailedRecord) -> None:
-        await wait_until(lambda: not self.file(record).exists(), 10, "the file is gone")
+        await wait_until(lambda: not self.file(record).exists(), 30, "the file is gone")
 
     async def progress(self) -> dict[str, Any]:
         answer = (await self.client.get("/admin/retry-failed")).json()
