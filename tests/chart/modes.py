@@ -122,11 +122,10 @@ MODES: Final[dict[str, Values]] = {
 
 def mode(name: str, namespace: str) -> Values:
     """The values of a mode, for a namespace."""
-    found: Values = _in(MODES[name], namespace)
-    return found
+    return {key: _in(value, namespace) for key, value in MODES[name].items()}
 
 
-def _in(value: object, namespace: str) -> object:  # noqa: PLR0911 — by type
+def _in(value: object, namespace: str) -> object:
     match value:
         case str():
             return value.replace("{namespace}", namespace)
