@@ -161,5 +161,5 @@
   - update
 {{- end }}
 {{- define "mailrelay.definition" -}}
-sha256:6c23cad9f80dcc81
+sha256:bfb4fef0692c42b9
 {{- end }}
