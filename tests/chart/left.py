@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.kubernetes.client import ApiRefusedError, Client
+from tests.support.kubernetes.client import ApiRefusedError, Client, Manifest
 from tests.support.wait import wait_until
 
 GONE_SECONDS = 90.0
@@ -20,8 +20,8 @@ async def objects(admin: Client, namespace: str) -> set[str]:
     for base, plural in await _kinds(admin, namespaced=True):
         if plural in _NOT_COUNTED:
             continue
-        answer = await admin.request("GET", f"{base}/namespaces/{namespace}/{plural}")
-        found |= {f"{plural}/{each['metadata']['name']}" for each in answer["items"]}
+        items = await _listed(admin, f"{base}/namespaces/{namespace}/{plural}")
+        found |= {f"{plural}/{each['metadata']['name']}" for each in items}
     return found - _OF_ANY_NAMESPACE
 
 
@@ -31,8 +31,7 @@ async def cluster_objects(admin: Client) -> set[str]:
     for base, plural in await _kinds(admin, namespaced=False):
         if plural in _NOT_COUNTED:
             continue
-        answer = await admin.request("GET", f"{base}/{plural}")
-        names = (each["metadata"]["name"] for each in answer["items"])
+        names = (each["metadata"]["name"] for each in await _listed(admin, f"{base}/{plural}"))
         found |= {f"{plural}/{name}" for name in names if "mailrelay" in name}
     return found
 
@@ -50,6 +49,25 @@ async def remove_everything(admin: Client) -> None:
         return await admin.find(*CRD) is None and not await admin.answers("/apis/mailrelay.dev")
 
     await wait_until(is_gone, GONE_SECONDS, "the definition is gone", interval=0.1)
+
+
+async def _listed(admin: Client, path: str) -> list[Manifest]:
+    """The objects of a path. A kind that was defined a moment ago is "(re)initializing": 429."""
+    found: list[Manifest] = []
+
+    async def answers() -> bool:
+        nonlocal found
+        try:
+            found = (await admin.request("GET", path))["items"]
+        except ApiRefusedError as error:
+            if error.status == 429:
+                return False
+            if error.status != 404:  # its definition was deleted a moment ago
+                raise
+        return True
+
+    await wait_until(answers, GONE_SECONDS, f"{path} is listed", interval=0.1)
+    return found
 
 
 async def _kinds(admin: Client, *, namespaced: bool) -> set[tuple[str, str]]:

@@ -122,8 +122,7 @@ MODES: Final[dict[str, Values]] = {
 
 def mode(name: str, namespace: str) -> Values:
     """The values of a mode, for a namespace."""
-    found: Values = _in(MODES[name], namespace)
-    return found
+    return {key: _in(value, namespace) for key, value in MODES[name].items()}
 
 
 def _in(value: object, namespace: str) -> object:

@@ -111,7 +111,7 @@ async def test_a_second_installation_is_told_of_the_first(
 async def test_two_operators_of_one_namespace_are_refused(
     helm: Helm, api_server: ApiServer, namespace: str
 ) -> None:
-    values = {"operator": {"watchNamespaces": [namespace]}}
+    values: Values = {"operator": {"watchNamespaces": [namespace]}}
     await helm.did("install", "first", str(CHART), "--namespace", namespace, values=values)
     other = await api_server.new_namespace()
     values["crds"] = {"enabled": False}
