@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.install import ROOT, install_operator
+from tests.cluster.install import ROOT, Release
 from tests.cluster.mail import DEFERRED, DEFERRING, WILLING, Sink, start_sink
 from tests.cluster.relays import NAMESPACE, make_relay, wait_ready
 from tests.compose.images import TARGETS, ImageError, build_images
@@ -77,8 +77,14 @@ async def _start(made: NodeCluster) -> None:
     )
     began = time.monotonic()
     async with open_client(made.kubeconfig) as client:
-        await install_operator(client)
-    table.append(f"operator ready after {time.monotonic() - began:.1f} s")
+        await Release(made).install(client)
+    table.append(f"helm install to a ready operator: {time.monotonic() - began:.1f} s")
+
+
+@pytest.fixture
+def release(cluster: NodeCluster) -> Release:
+    """The chart's release, which is installed."""
+    return Release(cluster)
 
 
 @pytest.fixture
