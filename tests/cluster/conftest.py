@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.install import ROOT, install_operator
-from tests.cluster.mail import Sink, start_sink
+from tests.cluster.install import ROOT, Release
+from tests.cluster.mail import DEFERRED, DEFERRING, WILLING, Sink, start_sink
 from tests.cluster.relays import NAMESPACE, make_relay, wait_ready
 from tests.compose.images import TARGETS, ImageError, build_images
 from tests.support.kubernetes.client import Client, open_client
@@ -71,17 +71,20 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 async def _start(made: NodeCluster) -> None:
-    await made.start()
-    began = time.monotonic()
-    await asyncio.to_thread(made.node.import_from_engine, *(TARGETS[target] for target in IMAGES))
+    await made.start(images=[TARGETS[target] for target in IMAGES])
     table.append(
         ", ".join(f"{part} after {seconds:.1f} s" for part, seconds in made.seconds.items())
     )
-    table.append(f"images imported in {time.monotonic() - began:.1f} s")
     began = time.monotonic()
     async with open_client(made.kubeconfig) as client:
-        await install_operator(client)
-    table.append(f"operator ready after {time.monotonic() - began:.1f} s")
+        await Release(made).install(client)
+    table.append(f"helm install to a ready operator: {time.monotonic() - began:.1f} s")
+
+
+@pytest.fixture
+def release(cluster: NodeCluster) -> Release:
+    """The chart's release, which is installed."""
+    return Release(cluster)
 
 
 @pytest.fixture
@@ -93,13 +96,19 @@ async def admin(cluster: NodeCluster) -> AsyncIterator[Client]:
 
 @pytest.fixture(scope="session")
 def sink(cluster: NodeCluster) -> Sink:
-    """Where all relays of the tests send to."""
+    """Takes mail, a twentieth of it at the second attempt."""
+    return asyncio.run(_start_sink(cluster, DEFERRING, DEFERRED))
 
-    async def start() -> Sink:
-        async with open_client(cluster.kubeconfig) as client:
-            return await start_sink(client, cluster.scratch / "mail")
 
-    return asyncio.run(start())
+@pytest.fixture(scope="session")
+def willing_sink(cluster: NodeCluster) -> Sink:
+    """Takes all mail at once."""
+    return asyncio.run(_start_sink(cluster, WILLING, 0.0))
+
+
+async def _start_sink(cluster: NodeCluster, name: str, deferred: float) -> Sink:
+    async with open_client(cluster.kubeconfig) as client:
+        return await start_sink(client, cluster.scratch / "mail", name, deferred)
 
 
 @pytest.fixture(scope="session")

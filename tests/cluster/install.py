@@ -1,30 +1,66 @@
-"""The operator in the cluster: definitions, rights and a Deployment of its image."""
+"""The operator in the cluster, installed by Helm from the chart with no value set."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
 
+import yaml
+
+from tests.chart.helm import CHART, Helm
 from tests.support.kubernetes.client import Client, Manifest
 from tests.support.kubernetes.cluster import RESTRICTED
-from tests.support.kubernetes.node import image_reference
+from tests.support.kubernetes.node_cluster import NodeCluster
 from tests.support.wait import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
 NAMESPACE: Final = "mailrelay-system"
 NAME: Final = "mailrelay-operator"
-READY_SECONDS: Final = 120.0
-_PORT: Final = 8026
-IMAGES: Final = ("ingress", "sender", "monitor", "nats", "tools")
+RELEASE: Final = "mailrelay"
+IMAGES: Final = ("operator", "ingress", "sender", "monitor", "nats", "tools")
+NEXT: Final = "next"  # the tag of a version that is to come
+READY_SECONDS: Final = 300.0
+VERSION: Final[str] = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
 
 
-async def install_operator(client: Client) -> None:
-    """Install it as shipped, and wait until it is ready."""
-    await client.apply(namespace(NAMESPACE))
-    await client.apply((ROOT / "operator" / "crd" / "mailrelays.yaml").read_text())
-    await client.apply((ROOT / "operator" / "rbac.yaml").read_text())
-    await client.apply(deployment())
-    await wait_deployment(client, NAMESPACE, NAME, READY_SECONDS)
+class Release:
+    """The chart's release in a cluster."""
+
+    def __init__(self, cluster: NodeCluster) -> None:
+        self._cluster = cluster
+        self._helm = Helm(cluster.scratch / "helm", cluster.kubeconfig)
+
+    async def install(self, client: Client) -> None:
+        """Install it, and wait until the operator is ready."""
+        for name in IMAGES:
+            for tag in (VERSION, NEXT):
+                self._cluster.node.tag_image(f"mailrelay-{name}", tag)
+        await client.apply(namespace(NAMESPACE))
+        await self._helm.did("install", RELEASE, str(CHART), "--namespace", NAMESPACE)
+        await self.wait_ready(client)
+
+    async def upgrade(self, client: Client) -> None:
+        """Upgrade it to the next version of all images."""
+        arguments = ("--namespace", NAMESPACE, "--set", f"images.tag={NEXT}")
+        await self._helm.did("upgrade", RELEASE, str(CHART), *arguments)
+        await self.wait_ready(client)
+
+    async def roll_back(self, client: Client) -> None:
+        """Go back to what was installed before."""
+        await self._helm.did("rollback", RELEASE, "--namespace", NAMESPACE)
+        await self.wait_ready(client)
+
+    async def uninstall(self) -> None:
+        """Uninstall it, and wait until it is gone. Relays and their definition stay."""
+        await self._helm.did("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait")
+
+    async def test(self) -> str:
+        """Run `helm test`; what it printed."""
+        return await self._helm.did("test", RELEASE, "--namespace", NAMESPACE, "--logs")
+
+    async def wait_ready(self, client: Client) -> None:
+        """Wait until the operator is ready."""
+        await wait_deployment(client, NAMESPACE, NAME, READY_SECONDS)
 
 
 async def wait_deployment(client: Client, namespace: str, name: str, limit_seconds: float) -> None:
@@ -46,64 +82,3 @@ def namespace(name: str, *, restricted: bool = True) -> Manifest:
     labels = RESTRICTED if restricted else {}
     metadata = {"name": name, "labels": labels}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
-
-
-def deployment(tag: str = "latest") -> list[Manifest]:
-    """The operator's Deployment and account; relays get images of this tag."""
-    labels = {"app.kubernetes.io/name": NAME}
-    environment = {
-        "MAILRELAY_OPERATOR_PROBE_ADDRESS": f"0.0.0.0:{_PORT}",
-        **{
-            f"MAILRELAY_OPERATOR_IMAGE_{name.upper()}": image_reference(f"mailrelay-{name}", tag)
-            for name in IMAGES
-        },
-    }
-    own = {"fieldRef": {"fieldPath": "metadata.namespace"}}
-    container = {
-        "name": "operator",
-        "image": image_reference(NAME),
-        "imagePullPolicy": "IfNotPresent",
-        "env": [
-            {"name": "MAILRELAY_OPERATOR_NAMESPACE", "valueFrom": own},
-            *({"name": name, "value": value} for name, value in environment.items()),
-        ],
-        "ports": [{"name": "probe", "containerPort": _PORT}],
-        "startupProbe": _probe("/healthz", 2, 60),
-        "readinessProbe": _probe("/readyz", 2, 3),
-        "livenessProbe": _probe("/healthz", 10, 3),
-        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-    }
-    pod = {
-        "serviceAccountName": NAME,
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [container],
-    }
-    metadata = {"name": NAME, "namespace": NAMESPACE, "labels": labels}
-    account = {"name": NAME, "namespace": NAMESPACE}
-    return [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account},
-        {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": metadata,
-            "spec": {
-                "replicas": 1,
-                "selector": {"matchLabels": labels},
-                "template": {"metadata": {"labels": labels}, "spec": pod},
-            },
-        },
-    ]
-
-
-def _probe(path: str, period: int, failures: int) -> Manifest:
-    return {
-        "httpGet": {"port": "probe", "path": path},
-        "periodSeconds": period,
-        "timeoutSeconds": 5,
-        "failureThreshold": failures,
-    }

@@ -25,8 +25,8 @@ from tests.support.ledger import Ledger, Verdict, compare
 from tests.support.wait import wait_until
 
 NAMESPACE: Final = "clients"
-SINK: Final = "sink"
-SINK_HOST: Final = f"{SINK}.{NAMESPACE}.svc.cluster.local"
+DEFERRING: Final = "sink"  # defers what the mix says, each recipient once
+WILLING: Final = "willing-sink"
 SINK_PORT: Final = 2526
 _USER: Final = 10_001  # the image's own
 _SOON_SECONDS: Final = 120.0
@@ -65,22 +65,27 @@ class Sink:
         return verdict
 
 
-async def start_sink(client: Client, folder: Path) -> Sink:
-    """Start the sink, and wait until it listens."""
+def sink_host(name: str) -> str:
+    """What a relay calls a sink."""
+    return f"{name}.{NAMESPACE}.svc.cluster.local"
+
+
+async def start_sink(client: Client, folder: Path, name: str, deferred: float) -> Sink:
+    """Start a sink that defers this fraction, and wait until it listens."""
     await client.apply(namespace(NAMESPACE, restricted=False))
-    shared = _shared_folder(folder / SINK)
-    labels = {"app": SINK}
+    shared = _shared_folder(folder / name)
+    labels = {"app": name}
     command = [
         *("python", "-m", "tests.support.upstream_process"),
         *("--host", "0.0.0.0", "--port", str(SINK_PORT)),  # noqa: S104 — its pod's own
-        *("--record", "/shared/deliveries.jsonl", "--defer-fraction", str(DEFERRED)),
+        *("--record", "/shared/deliveries.jsonl", "--defer-fraction", str(deferred)),
     ]
     pod = _pod(command, shared)
     pod["containers"][0]["readinessProbe"] = {
         "tcpSocket": {"port": SINK_PORT},
         "periodSeconds": 1,
     }
-    metadata = {"name": SINK, "namespace": NAMESPACE}
+    metadata = {"name": name, "namespace": NAMESPACE}
     ports = [{"port": SINK_PORT, "targetPort": SINK_PORT}]
     await client.apply(
         [
@@ -101,7 +106,7 @@ async def start_sink(client: Client, folder: Path) -> Sink:
             },
         ]
     )
-    await wait_deployment(client, NAMESPACE, SINK, _SOON_SECONDS)
+    await wait_deployment(client, NAMESPACE, name, _SOON_SECONDS)
     return Sink(shared / "deliveries.jsonl")
 
 

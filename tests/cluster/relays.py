@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 
 from tests.cluster.install import namespace, wait_deployment
-from tests.cluster.mail import SINK_HOST, SINK_PORT
+from tests.cluster.mail import DEFERRING, SINK_PORT, sink_host
 from tests.support.kubernetes.client import ApiRefusedError, Client, Manifest
 from tests.support.kubernetes.node_cluster import NodeCluster
 from tests.support.wait import wait_until
@@ -19,7 +19,7 @@ NAMESPACE: Final = "relay"  # of the relay that everything happens to
 NAME: Final = "mail"
 # What the issue asks for is less; this is for a machine that is busy.
 READY_SECONDS: Final = 300.0
-MINIMAL: Final = f"""
+MINIMAL: Final = f"""\
 apiVersion: mailrelay.dev/v1alpha1
 kind: MailRelay
 metadata:
@@ -28,7 +28,7 @@ spec:
   routes:
     - name: default
       smartHosts:
-        - host: {SINK_HOST}
+        - host: HOST
           port: {SINK_PORT}
           tls: Opportunistic
 """
@@ -37,11 +37,12 @@ spec:
 async def make_relay(
     client: Client,
     in_namespace: str,
+    sink: str = DEFERRING,
     **spec: Any,  # noqa: ANN401 — JSON
 ) -> None:
     """Apply the minimal relay, with these fields more, into a restricted namespace."""
     await client.apply(namespace(in_namespace))
-    relay = yaml.safe_load(MINIMAL)
+    relay = yaml.safe_load(MINIMAL.replace("HOST", sink_host(sink)))
     relay["metadata"]["namespace"] = in_namespace
     relay["spec"] |= spec
     await client.apply(relay)

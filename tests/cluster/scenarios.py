@@ -37,6 +37,7 @@ class Scene:
     cluster: NodeCluster
     client: Client
     load: Load
+    release: install.Release
 
 
 Scenario = Callable[[Scene], Awaitable[None]]
@@ -48,6 +49,7 @@ def killed(component: str) -> Scenario:
     async def scenario(scene: Scene) -> None:
         await kill_in_pod(scene.cluster, scene.client, NAMESPACE, component)
         await wait_component(scene.client, NAMESPACE, component)
+        await wait_ready(scene.client, NAMESPACE)
 
     return scenario
 
@@ -57,6 +59,23 @@ def deleted(component: str) -> Scenario:
 
     async def scenario(scene: Scene) -> None:
         await delete_pod(scene.client, NAMESPACE, component)
+        await wait_ready(scene.client, NAMESPACE)
+
+    return scenario
+
+
+def streams_are_made_again(after: Scenario) -> Scenario:
+    """A stream in NATS' memory goes with its process: the Job that makes it runs again."""
+
+    async def scenario(scene: Scene) -> None:
+        before = await _streams_jobs(scene)
+        await after(scene)
+
+        async def is_done_again() -> bool:
+            jobs = await _streams_jobs(scene)
+            return bool(jobs - before)
+
+        await wait_until(is_done_again, SECONDS, "another Job has made the streams", 0.5)
 
     return scenario
 
@@ -92,7 +111,7 @@ async def changed(scene: Scene) -> None:
     """One option that processes follow, and one that rolls the senders."""
     await _patch(scene, {"failed": {"maxRecords": 5000}})
     before = await _generation(scene, "Deployment", "mail-sender")
-    await _patch(scene, {"sender": {"processingTimeout": 240}})
+    await _patch(scene, {"sender": {"workerCount": 7}})
     await wait_until(
         lambda: _is_newer(scene, "Deployment", "mail-sender", before), SECONDS, "senders roll"
     )
@@ -139,7 +158,7 @@ async def operator_killed(scene: Scene) -> None:
     os.kill(scene.cluster.node.pid_of(container), signal.SIGKILL)
     await scene.client.delete("v1", "Pod", pod["metadata"]["name"], namespace=install.NAMESPACE)
     await wait_gone(scene.client, pod)
-    await install.wait_deployment(scene.client, install.NAMESPACE, install.NAME, SECONDS)
+    await scene.release.wait_ready(scene.client)
 
 
 async def without_api_server(scene: Scene) -> None:
@@ -149,7 +168,7 @@ async def without_api_server(scene: Scene) -> None:
         await scene.load.wait_accepted(_MINUTE, SECONDS)
     finally:
         await scene.cluster.plane.start_api_server()
-    await install.wait_deployment(scene.client, install.NAMESPACE, install.NAME, SECONDS)
+    await scene.release.wait_ready(scene.client)
     await wait_ready(scene.client, NAMESPACE)
 
 
@@ -180,35 +199,19 @@ async def drifted(scene: Scene) -> None:
 
 
 async def upgraded(scene: Scene) -> None:
-    """An operator with other images: every pod of the relay is another one afterwards."""
-    for name in install.IMAGES:
-        scene.cluster.node.tag_image(f"mailrelay-{name}", "next")
-    await scene.client.apply(install.deployment(tag="next"))
-    components = ("ingress", "sender", "monitor", "nats")
+    """The chart is upgraded to other images and rolled back: every pod is another one each time."""
+    await scene.release.upgrade(scene.client)
+    await _wait_images(scene, install.NEXT)
+    await scene.release.roll_back(scene.client)
+    await _wait_images(scene, install.VERSION)
 
-    async def is_upgraded() -> bool:
-        for component in components:
-            for pod in await pods(scene.client, NAMESPACE, component):
-                image = pod["spec"]["containers"][0]["image"]
-                assert image.endswith(":next"), f"{component}: {image}"
-        return True
 
-    try:
-        await wait_until(is_upgraded, SECONDS, "all pods are of the next version", 0.5)
-    finally:
-        await scene.client.apply(install.deployment())
-    await install.wait_deployment(scene.client, install.NAMESPACE, install.NAME, SECONDS)
-
-    async def is_back() -> bool:
-        for component in components:
-            for pod in await pods(scene.client, NAMESPACE, component):
-                image = pod["spec"]["containers"][0]["image"]
-                assert image.endswith(":latest"), f"{component}: {image}"
-        return True
-
-    await wait_until(is_back, SECONDS, "all pods are of the version before", 0.5)
-    for component in components:
-        await wait_component(scene.client, NAMESPACE, component)
+async def uninstalled(scene: Scene) -> None:
+    """The chart is uninstalled: relays stay, and the next one takes care of them again."""
+    await scene.release.uninstall()
+    await scene.load.wait_accepted(100)
+    await scene.release.install(scene.client)
+    await _patch(scene, {"failed": {"maxRecords": 6000}})
     await wait_ready(scene.client, NAMESPACE)
 
 
@@ -217,21 +220,59 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "kill -9 in an ingress pod": killed("ingress"),
     "kill -9 in a sender pod": killed("sender"),
     "kill -9 in the monitor's pod": killed("monitor"),
-    "kill -9 in the NATS pod, its volume kept": killed("nats"),
+    "kill -9 in the NATS pod, its volume kept": streams_are_made_again(killed("nats")),
     "an ingress pod is deleted": deleted("ingress"),
     "a sender pod is deleted": deleted("sender"),
     "the monitor's pod is deleted": deleted("monitor"),
-    "the NATS pod is deleted, its volume kept": deleted("nats"),
+    "the NATS pod is deleted, its volume kept": streams_are_made_again(deleted("nats")),
     "every pod is evicted": evicted,
     "options are changed": changed,
     "the certificate is lost": certificate_lost,
     "more pods, then fewer": scaled,
     "no senders, then two again": without_senders,
     "the operator is killed": operator_killed,
-    "the operator is upgraded, and downgraded": upgraded,
+    "the chart is upgraded, and rolled back": upgraded,
+    "the chart is uninstalled and installed": uninstalled,
     "no API server for a minute": without_api_server,
     "drift is undone": drifted,
 }
+
+
+# Left to the whole form of the tier: what the others show, too, or what takes a minute or more.
+LONG: Final = {
+    "kill -9 in an ingress pod",
+    "kill -9 in the monitor's pod",
+    "a sender pod is deleted",
+    "the monitor's pod is deleted",
+    "more pods, then fewer",
+    "the operator is killed",
+    "no API server for a minute",
+    "the chart is uninstalled and installed",
+}
+
+
+async def _wait_images(scene: Scene, tag: str) -> None:
+    """Wait until all pods of the relay are of a version, and the relay is ready."""
+    components = ("ingress", "sender", "monitor", "nats")
+
+    async def have_rolled() -> bool:
+        for component in components:
+            for pod in await pods(scene.client, NAMESPACE, component):
+                image = pod["spec"]["containers"][0]["image"]
+                assert image.endswith(f":{tag}"), f"{component}: {image}"
+        return True
+
+    await wait_until(have_rolled, SECONDS, f"all pods are of version {tag}", 0.5)
+    for component in components:
+        await wait_component(scene.client, NAMESPACE, component)
+    await wait_ready(scene.client, NAMESPACE)
+
+
+async def _streams_jobs(scene: Scene) -> set[str]:
+    """The finished Jobs that made the streams."""
+    labels = "app.kubernetes.io/component=streams"
+    found = await scene.client.list("batch/v1", "Job", namespace=NAMESPACE, labels=labels)
+    return {job["metadata"]["uid"] for job in found if job["status"].get("succeeded")}
 
 
 async def _patch(scene: Scene, spec: Manifest) -> None:

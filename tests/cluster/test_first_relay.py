@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.cluster.conftest import table
-from tests.cluster.mail import Sink, load
+from tests.cluster.mail import WILLING, Sink, load
 from tests.cluster.relays import make_relay, wait_ready
 from tests.support.kubernetes.client import Client
 from tests.support.kubernetes.node_cluster import NodeCluster
@@ -18,18 +18,20 @@ NAMESPACE = "first"
 
 
 async def test_ten_lines_make_a_relay_that_takes_mail(
-    cluster: NodeCluster, admin: Client, sink: Sink
+    cluster: NodeCluster, admin: Client, willing_sink: Sink
 ) -> None:
     began = time.monotonic()
-    await make_relay(admin, NAMESPACE)
+    await make_relay(admin, NAMESPACE, WILLING)
     await wait_ready(admin, NAMESPACE)
     ready = time.monotonic() - began
     async with load(admin, cluster.scratch / "mail", "first", "mail", NAMESPACE) as client:
-        await wait_until(lambda: sink.deliveries(client.run), 120.0, "the first mail arrives", 0.1)
+        await wait_until(
+            lambda: willing_sink.deliveries(client.run), 120.0, "the first mail arrives", 0.1
+        )
         first = time.monotonic() - began
         await client.wait_accepted(20)
         ledger = await client.finish()
-    verdict = await sink.wait_kept(ledger, client.run)
+    verdict = await willing_sink.wait_kept(ledger, client.run)
     assert verdict.exactly_once, str(verdict)
     table.append(f"ready {ready:.1f} s after the apply, the first mail delivered {first:.1f} s")
     await admin.delete("v1", "Namespace", NAMESPACE)

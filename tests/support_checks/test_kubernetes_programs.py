@@ -18,6 +18,7 @@ from tests.support.kubernetes.programs import (
     CONTROL_PLANE,
     ETCD,
     KUBERNETES,
+    MODULES,
     Module,
     ProgramNotFoundError,
     cache_folder,
@@ -96,7 +97,7 @@ def other_minor(module: Module, by: int) -> str:
     return dotted((major, minor + by, patch + 1))
 
 
-@pytest.mark.parametrize("module", [ETCD, KUBERNETES], ids=lambda module: str(module.name))
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.name))
 def test_the_sums_of_a_module_are_of_the_version_that_it_requires(module: Module) -> None:
     sums = (module.folder / "go.sum").read_text()
     named = re.findall(rf"^{re.escape(module.upstream)} v([\d.]+) h1:", sums, re.MULTILINE)

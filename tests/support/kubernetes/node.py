@@ -95,12 +95,15 @@ class Node:
         """All four, in the order in which they start."""
         return (self.containerd, self.scheduler, self.proxy, self.kubelet)
 
-    async def start(self) -> None:
-        """Start all four, and wait until the node is ready for pods."""
-        _forward_between_pods()
+    async def start_containerd(self) -> None:
+        """Start what images are given to, and give it those of the node itself."""
         self.containerd.start()
         await wait_until(self._containerd_answers, READY_SECONDS, "containerd answers", 0.1)
         await asyncio.to_thread(self._import_own_images)
+
+    async def start(self) -> None:
+        """Start the other three, and wait until the node is ready for pods."""
+        _forward_between_pods()
         for daemon in (self.scheduler, self.proxy, self.kubelet):
             daemon.start()
         async with open_client(self._plane.kubeconfig) as client:

@@ -50,9 +50,19 @@ class NodeCluster:
         """An administrator's way to the cluster."""
         return self.plane.kubeconfig
 
-    async def start(self, definitions: Iterable[str] = ()) -> None:
-        """Start everything; pods run, are found by name and get their volumes afterwards."""
+    async def start(self, definitions: Iterable[str] = (), images: Iterable[str] = ()) -> None:
+        """Start everything; pods run, are found by name and get their volumes afterwards.
+
+        `images` are the Docker engine's, which the node gets meanwhile.
+        """
         began = time.monotonic()
+        await self.node.start_containerd()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(asyncio.to_thread(self.node.import_from_engine, *images))
+            await self._start_rest(definitions, began)
+        self.seconds["images"] = time.monotonic() - began
+
+    async def _start_rest(self, definitions: Iterable[str], began: float) -> None:
         await self.plane.start(definitions)
         self.seconds["control plane"] = time.monotonic() - began
         await self.node.start()

@@ -1,0 +1,61 @@
+"""A relay that is deleted leaves its queue, and one of the same name finds it again."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster.conftest import rows
+from tests.cluster.mail import Sink, load, longest_gap_seconds
+from tests.cluster.relays import KIND, NAME, make_relay, wait_ready
+from tests.support.kubernetes.client import Client
+from tests.support.kubernetes.node_cluster import NodeCluster
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.cluster
+NAMESPACE = "again"
+GONE_SECONDS = 300.0
+CLAIMS = {"data-mail-nats-0", "mail-monitor"}
+
+
+async def test_a_relay_made_again_delivers_what_its_predecessor_took(
+    cluster: NodeCluster, admin: Client, sink: Sink
+) -> None:
+    retry = {"initialIntervalSeconds": 2}
+    await make_relay(admin, NAMESPACE, sender={"replicas": 0, "batchSize": 5, "retry": retry})
+    await wait_ready(admin, NAMESPACE)
+    async with load(admin, cluster.scratch / "mail", "again", NAME, NAMESPACE) as client:
+        await client.wait_accepted(100)
+        ledger = await client.finish()
+    assert not sink.deliveries(client.run)  # nobody was there to deliver
+    await admin.delete(*KIND, NAME, namespace=NAMESPACE)
+
+    async def is_gone() -> bool:
+        left = [
+            f"{kind} {each['metadata']['name']}"
+            for version, kind in (
+                *(("v1", kind) for kind in ("Pod", "Service")),
+                *(("apps/v1", kind) for kind in ("Deployment", "StatefulSet")),
+                ("batch/v1", "Job"),
+            )
+            for each in await admin.list(version, kind, namespace=NAMESPACE)
+        ]
+        assert not left, left
+        return True
+
+    await wait_until(is_gone, GONE_SECONDS, "the relay's pods are gone", 0.5)
+    claims = await admin.list("v1", "PersistentVolumeClaim", namespace=NAMESPACE)
+    assert {claim["metadata"]["name"] for claim in claims} == CLAIMS
+    await make_relay(admin, NAMESPACE, sender={"batchSize": 5, "retry": retry})
+    await wait_ready(admin, NAMESPACE)
+    verdict = await sink.wait_kept(ledger, client.run)
+    assert verdict.exactly_once, str(verdict)
+    rows.append(
+        (
+            "the relay is deleted and made again",
+            verdict.accepted_messages,
+            len(verdict.lost),
+            len(verdict.duplicated),
+            longest_gap_seconds(ledger),
+        )
+    )
+    await admin.delete("v1", "Namespace", NAMESPACE)
