@@ -35,14 +35,22 @@ async def installed_operator(
     await helm.did(
         "install", "mailrelay", str(CHART), "--namespace", admin.namespace, values=values
     )
+    async with operator_of_the_deployment(api_server, admin, folder) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def operator_of_the_deployment(
+    api_server: ApiServer, admin: Client, folder: Path
+) -> AsyncIterator[RunningOperator]:
+    """Run what the Deployment of the client's namespace would run."""
     found = await admin.get("apps/v1", "Deployment", "mailrelay-operator")
     pod = found["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     environment = {each["name"]: each.get("value", "") for each in container["env"]}
-    kubeconfig = await api_server.kubeconfig_of(admin.namespace, pod["serviceAccountName"])
     running = RunningOperator(
         folder,
-        kubeconfig,
+        await api_server.kubeconfig_of(admin.namespace, pod["serviceAccountName"]),
         admin.namespace,
         watched=environment[f"{PREFIX}WATCHED"],
         workers=int(environment[f"{PREFIX}WORKERS"]),
