@@ -82,6 +82,11 @@ format: $(STAMP) ## Format the code, and mend what ruff can mend
 docs: $(STAMP) ## Write docs/reference from the code
 	$(BIN)/python -m tools.reference
 
+.PHONY: manifests
+manifests: $(STAMP) ## Write dist/mailrelay.yaml, all of the chart for kubectl (ARGS="--set …" for values)
+	@helm=$$($(BIN)/python -m tests.support.kubernetes.programs helm) && \
+		$(BIN)/python -m tools.chart.manifests "$$helm" dist/mailrelay.yaml $(ARGS)
+
 # Hashes, but no index: the locks are the same whichever mirror they were made with. The operator's
 # packages are in a lock of their own: the relay's images have no use for a Kubernetes client.
 COMPILE = $(with_pip_settings) $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \

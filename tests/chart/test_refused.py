@@ -49,6 +49,7 @@ REFUSED: Final[list[tuple[Values, str]]] = [
     ({"images": {"pullPolicy": "Sometimes"}}, "at '/images/pullPolicy': value must be one of"),
     ({"images": {"pullSecrets": ["a"]}}, "at '/images/pullSecrets/0': got string, want object"),
     ({"images": {"sender": {"digest": "0123"}}}, "at '/images/sender/digest': '0123' does not"),
+    ({"images": {"sender": {"repository": "a/b:c"}}}, "at '/images/sender/repository': 'a/b:c'"),
     ({"images": {"sender": "a/b:c"}}, "at '/images/sender': got string, want object"),
     ({"serviceAccount": {"name": "A_b"}}, "at '/serviceAccount/name': 'A_b' does not match"),
     ({"crds": {"enabled": "yes"}}, "at '/crds/enabled': got string, want boolean"),

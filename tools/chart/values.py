@@ -23,8 +23,15 @@ ObjectNameOrNone = Annotated[
         max_length=253,
     ),
 ]
-# Path and name of an image, without registry, tag and digest.
-Repository = Annotated[str, Field(pattern=r"^[a-z0-9]+([._/-]+[a-z0-9]+)*$", max_length=255)]
+# Path and name of an image, with or without a registry, but without tag and digest.
+Repository = Annotated[
+    str,
+    Field(
+        pattern=r"^([a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]+)?/)?"
+        r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$",
+        max_length=255,
+    ),
+]
 Registry = Annotated[str, Field(pattern=r"^([A-Za-z0-9][-A-Za-z0-9.:/_]*[A-Za-z0-9])?$")]
 Tag = Annotated[str, Field(pattern=r"^([A-Za-z0-9_][-A-Za-z0-9_.]{0,127})?$")]
 Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")]

@@ -1,4 +1,4 @@
-"""Definitions of other projects' kinds, as those projects publish them: cert-manager, Prometheus.
+"""What other projects publish of their own kinds: definitions, and the schema of Skaffold's file.
 
 They stand in those projects' Go modules, which modules/definitions/go.mod pins and go.sum checks.
 Only the files that are asked for are kept, in the user's cache folder under the modules' versions.
@@ -19,6 +19,7 @@ from tests.support.kubernetes import programs
 from tests.support.kubernetes.programs import Progress
 
 _FOLDER: Final = Path(__file__).parent / "modules" / "definitions"
+_SKAFFOLD: Final = "github.com/GoogleContainerTools/skaffold/v2"
 _CERT_MANAGER: Final = "github.com/cert-manager/cert-manager"
 _PROMETHEUS: Final = "github.com/prometheus-operator/prometheus-operator"
 _PROMETHEUS_FOLDER: Final = "example/prometheus-operator-crd/monitoring.coreos.com_"
@@ -27,6 +28,7 @@ FILES: Final = {
     "Issuer": (_CERT_MANAGER, "deploy/crds/cert-manager.io_issuers.yaml"),
     "PodMonitor": (_PROMETHEUS, f"{_PROMETHEUS_FOLDER}podmonitors.yaml"),
     "PrometheusRule": (_PROMETHEUS, f"{_PROMETHEUS_FOLDER}prometheusrules.yaml"),
+    "skaffold-v4beta13": (_SKAFFOLD, "docs-v2/content/en/schemas/v4beta13.json"),
 }
 
 
