@@ -146,6 +146,15 @@ def test_a_message_says_what_to_do() -> None:
     )
 
 
+def test_a_message_about_pods_names_the_command_that_shows_them() -> None:
+    """A Deployment's own events tell nothing of an image that its pods cannot pull."""
+    seen = replace(WELL, sender=workload("my-mail-sender", ready=0))
+    assert of(seen, "SendersAvailable").message == (
+        "0/2 pods of Deployment my-mail-sender ready; see: kubectl describe pods "
+        "--selector app.kubernetes.io/instance=my-mail,app.kubernetes.io/component=sender"
+    )
+
+
 def test_a_long_message_is_cut_and_stays_one_line() -> None:
     seen = replace(WELL, apply_faults=("x\n" * 5000,))
     assert len(of(seen, "Degraded").message) == 2000

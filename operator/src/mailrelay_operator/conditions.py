@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mailrelay_operator.desired.labels import COMPONENT, INSTANCE
+
 TRUE: Final = "True"
 FALSE: Final = "False"
 UNKNOWN: Final = "Unknown"
@@ -183,9 +185,12 @@ def _available(kind: str, component: str, workload: Workload | None) -> Conditio
 
 def _look_at(workload: Workload) -> str:
     said = f": {workload.fault}" if workload.fault else ""
+    # The pods, because only they tell of an image that cannot be pulled or a node that is full.
+    relay, _, component = workload.name.rpartition("-")
+    pods = f"{INSTANCE}={relay},{COMPONENT}={component}"
     return (
         f"{workload.summary} pods of {workload.kind} {workload.name} ready{said}; "
-        f"see: kubectl describe {workload.kind.lower()} {workload.name}"
+        f"see: kubectl describe pods --selector {pods}"
     )
 
 

@@ -7,16 +7,16 @@ from typing import Final
 from mailrelay_operator.desired.names import Component
 
 _NAME: Final = "app.kubernetes.io/name"
-_INSTANCE: Final = "app.kubernetes.io/instance"
-_COMPONENT: Final = "app.kubernetes.io/component"
+INSTANCE: Final = "app.kubernetes.io/instance"
+COMPONENT: Final = "app.kubernetes.io/component"
 MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 MANAGER: Final = "mailrelay-operator"
 
 
 def selector(relay: str, component: Component | None = None) -> dict[str, str]:
     """Return the labels that select a component's pods, or all of a relay's; they never change."""
-    found = {_NAME: "mailrelay", _INSTANCE: relay}
-    return found | ({_COMPONENT: component.value} if component is not None else {})
+    found = {_NAME: "mailrelay", INSTANCE: relay}
+    return found | ({COMPONENT: component.value} if component is not None else {})
 
 
 def labels(relay: str, component: Component | None = None) -> dict[str, str]:

@@ -1,0 +1,42 @@
+"""What cannot work is told in words that lead to the reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster.mail import Sink
+from tests.cluster.relays import KIND, NAME, make_relay
+from tests.support.kubernetes.client import Client
+from tests.support.kubernetes.node_cluster import NodeCluster
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.cluster
+NAMESPACE = "unpullable"
+IMAGE = "mailrelay.invalid/sender:none"
+SOON_SECONDS = 120.0
+
+
+async def test_the_command_that_is_named_shows_an_image_that_cannot_be_pulled(
+    cluster: NodeCluster, admin: Client, sink: Sink
+) -> None:
+    _ = sink  # where the relay would send to
+    await make_relay(admin, NAMESPACE, images={"sender": IMAGE})
+    command: list[str] = []
+
+    async def names_a_command() -> bool:
+        found = await admin.get(*KIND, NAME, namespace=NAMESPACE)
+        told = {each["type"]: each for each in found.get("status", {}).get("conditions", ())}
+        assert "SendersAvailable" in told, "no status yet"
+        _, _, said = told["SendersAvailable"]["message"].partition("kubectl ")
+        command[:] = said.split()
+        return bool(command)
+
+    await wait_until(names_a_command, SOON_SECONDS, "a condition names a command", 0.2)
+
+    async def shows_the_reason() -> bool:
+        shown = await cluster.kubectl("--namespace", NAMESPACE, *command)
+        assert f'Failed to pull image "{IMAGE}"' in shown, shown
+        return True
+
+    await wait_until(shows_the_reason, SOON_SECONDS, "the command shows why", 0.5)
+    await admin.delete("v1", "Namespace", NAMESPACE)
