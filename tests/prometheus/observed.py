@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from mailrelay_operator.desired.children import desired
@@ -146,7 +147,8 @@ async def observed_relay(folder: Path) -> AsyncIterator[Observed]:
 async def _live(observed: Observed) -> None:
     relay = observed.relay
     await asyncio.to_thread(_log_in, relay.smtp_port, SECRET)
-    await asyncio.to_thread(_log_in, relay.smtp_port, "wrong")
+    with pytest.raises(smtplib.SMTPAuthenticationError):
+        await asyncio.to_thread(_log_in, relay.smtp_port, "wrong")
     limit = LIMIT_SECONDS
     async with SmtpDialogue.connect("127.0.0.1", relay.smtp_port, limit_seconds=limit) as client:
         await client.expect(220)
@@ -177,5 +179,4 @@ def _log_in(port: int, secret: str) -> None:
     context.verify_mode = ssl.CERT_NONE
     with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
         client.starttls(context=context)
-        with contextlib.suppress(smtplib.SMTPAuthenticationError):
-            client.login(USER, secret)
+        client.login(USER, secret)
