@@ -20,7 +20,7 @@ PROJECTS := $(addsuffix /pyproject.toml,$(MEMBERS))
 
 .PHONY: help
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-15s %s\n", $$1, $$2}'
 	@echo
 	@echo '  ARGS="..." passes arguments on: make run ARGS="--help", make test ARGS="-k address -n 0"'
 	@echo '  PYTHON=python3.13 chooses the Python that .venv is made with'
@@ -31,7 +31,7 @@ run: $(STAMP) ## Run the relay on this machine, with a nats-server of its own
 
 .PHONY: test
 test: nats-server ## Run the tests that need only Python and the network
-	$(BIN)/pytest tests -m "not peers and not compose and not chaos and not crash and not operator and not cluster" -n 4 $(ARGS)
+	$(BIN)/pytest tests -m "not peers and not compose and not chaos and not crash and not operator and not cluster and not prometheus" -n 4 $(ARGS)
 
 .PHONY: test-peers
 test-peers: nats-server ## Run the tests against other mail servers (needs Postfix)
@@ -48,6 +48,10 @@ test-operator: kubernetes ## Run the operator's and the chart's tests on a real 
 .PHONY: test-cluster
 test-cluster: $(STAMP) ## Run a relay's pods on a Kubernetes node of its own (needs root and packages)
 	$(BIN)/python -m tests.support.kubernetes.machine $(BIN)/pytest tests/cluster -m cluster $(ARGS)
+
+.PHONY: test-prometheus
+test-prometheus: nats-server prometheus ## Ask a real Prometheus what dashboard and alerts ask
+	$(BIN)/pytest tests/prometheus -m prometheus $(ARGS)
 
 .PHONY: chaos
 chaos: nats-server ## Let everything fail while mail flows, and count
@@ -111,6 +115,10 @@ nats-server: $(STAMP) ## Find, fetch or build nats-server, and print its path
 .PHONY: kubernetes
 kubernetes: $(STAMP) ## Find or build etcd, kube-apiserver, Helm and what the operator's tests need
 	@$(BIN)/python -m tests.support.kubernetes.programs $(PROGRAMS)
+
+.PHONY: prometheus
+prometheus: $(STAMP) ## Find or build Prometheus and promtool
+	@$(BIN)/python -m tests.support.kubernetes.programs prometheus promtool
 
 .PHONY: clean
 clean: ## Remove .venv and what the tools left behind

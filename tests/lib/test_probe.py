@@ -28,3 +28,17 @@ def test_a_probe_answers_on_addresses_of_either_family_and_of_both(
                     assert answer.status == 200
     finally:
         probe.close()
+
+
+def test_prometheus_is_told_what_readyz_says() -> None:
+    reasons = [""]
+    registry = CollectorRegistry()
+    probe = Probe(f"127.0.0.1:{free_port()}", lambda: reasons[0], registry)
+    probe.start()
+    try:
+        assert registry.get_sample_value("mailrelay_ready") == 1
+        reasons[0] = "queue unreachable"
+        assert registry.get_sample_value("mailrelay_ready") == 0
+    finally:
+        probe.close()
+    assert registry.get_sample_value("mailrelay_ready") is None

@@ -56,6 +56,16 @@ async def test_past_a_limit_the_oldest_go_and_it_is_told(
     assert {each.reason for each in await discarded(admin)} == {reason}
     count = admin.registry.get_sample_value
     assert count("mailrelay_failed_discarded_total", {"reason": reason}) == 2
+    assert count("mailrelay_failed_discarded_total", {"reason": "by_hand"}) == 0
+    assert count("mailrelay_failed_limit_records") == options.get("maxRecords", 100_000)
+    most_bytes = count("mailrelay_failed_limit_bytes")
+    assert most_bytes is not None
+    assert most_bytes == options.get("maxBytes", most_bytes) > 0
+
+    async def shown() -> bool:
+        return count("mailrelay_failed_records") == 2
+
+    await wait_until(shown, 10, "what is left is shown")
     logged = [each for each in lines.entries if each["event"] == "failed.discarded"]
     assert {each["id"] for each in logged} == {each.job.submission for each in records[:2]}
 

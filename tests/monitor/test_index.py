@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -88,6 +89,39 @@ def test_accepted_submission_is_counted_and_queued(index: Index) -> None:
         "r1@to.example",
         "r2@to.example",
     ]
+
+
+def test_the_oldest_email_is_the_one_accepted_first_that_is_neither_finished_nor_lost(
+    index: Index,
+) -> None:
+    assert index.oldest_open_at() == 0
+    first, second = (summary(queue_id(), 2, at=at) for at in (1000.0, 2000.0))
+    tell(index, accepted(second), accepted(first))
+    assert index.oldest_open_at() == 1000
+    tell(index, attempted(first, {0: SENT, 1: DEFERRED}))
+    assert index.oldest_open_at() == 1000
+    tell(index, attempted(first, {1: BOUNCED}, after=2.0))
+    assert index.oldest_open_at() == 2000
+    index.begin_epoch("2026-11-02T00:00:00Z")
+    assert index.oldest_open_at() == 0
+
+
+def test_the_oldest_email_is_found_without_looking_at_each_also_in_a_file_of_before(
+    path: Path, index: Index, clock: Clock
+) -> None:
+    tell(index, accepted(summary(queue_id(), at=1000.0)))
+    index.close()
+    with contextlib.closing(sqlite3.connect(path)) as of_before:
+        of_before.execute("DROP INDEX unfinished")
+    database = open_file(path)
+    assert database is not None
+    with contextlib.closing(Index(database, clock)) as opened:
+        asked: list[str] = []
+        database.set_trace_callback(asked.append)
+        assert opened.oldest_open_at() == 1000
+        database.set_trace_callback(None)
+        (plan,) = database.execute(f"EXPLAIN QUERY PLAN {asked[0]}").fetchall()
+        assert plan[-1] == "SEARCH submission USING INDEX unfinished"
 
 
 def test_submission_is_successful_once_every_recipient_is_sent_or_captured(index: Index) -> None:

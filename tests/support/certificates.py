@@ -1,4 +1,4 @@
-"""Certificates for localhost, 127.0.0.1 and ::1: one good, one expired, one nobody signed.
+"""Certificates for localhost, 127.0.0.1 and ::1: good, nearly over, expired, signed by nobody.
 
 Keys are EC P-256, because making them takes no time that a test would notice.
 """
@@ -42,6 +42,7 @@ class Certificates:
     server: ServerCertificate
     expired: ServerCertificate  # signed by the authority, over since yesterday
     self_signed: ServerCertificate
+    ends_soon: ServerCertificate  # in three days
 
     def client_context(self) -> ssl.SSLContext:
         """Return a client's context that trusts the authority and nothing else."""
@@ -62,7 +63,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def make_certificates(folder: Path) -> Certificates:
-    """Write an authority and the three server certificates into the folder."""
+    """Write an authority and the server certificates into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     now = dt.datetime.now(dt.UTC)
     authority = _Signer(
@@ -81,6 +82,7 @@ def make_certificates(folder: Path) -> Certificates:
         server=_server(folder, "server", authority, now - DAY, now + 30 * DAY),
         expired=_server(folder, "expired", authority, now - 30 * DAY, now - DAY),
         self_signed=_server(folder, "self-signed", None, now - DAY, now + 30 * DAY),
+        ends_soon=_server(folder, "ends-soon", authority, now - DAY, now + 3 * DAY),
     )
 
 

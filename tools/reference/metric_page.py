@@ -56,7 +56,9 @@ def metric_page(root: Path) -> str:
         for service in ("ingress", "sender", "monitor")
     }
     folders["operator"] = root / "operator" / "src" / "mailrelay_operator"
-    folders["ingress and sender (the shared library)"] = root / "lib" / "src" / "mailrelay"
+    library = root / "lib" / "src" / "mailrelay"
+    folders["every process"] = library / "runtime"
+    folders["ingress and sender (the shared library)"] = library / "queue"
     for title, folder in folders.items():
         found = [each for path in sorted(folder.rglob("*.py")) for each in declared(path)]
         rows = (_row(each) for each in sorted(found, key=lambda each: each.name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tools.chart.files import chart_files
+from tools.observability.files import observability_files
 from tools.reference.config_page import config_page
 from tools.reference.metric_page import metric_page
 from tools.reference.queue_page import queue_page
@@ -31,4 +32,4 @@ def pages() -> dict[Path, str]:
     found = {folder / name: _NOTICE + text for name, text in texts.items()}
     operator = ROOT / "operator"
     found |= {operator / "crd" / "mailrelays.yaml": crd_text(), operator / "rbac.yaml": rbac_text()}
-    return found | chart_files(ROOT)
+    return found | chart_files(ROOT) | observability_files(ROOT)

@@ -17,6 +17,8 @@ class OperatorMetrics:
             ["result"],  # ok: as its spec says; stopped: something is missing or refused; failed
             registry=registry,
         )
+        for result in ("ok", "stopped", "failed"):
+            self.reconciles.labels(result)  # 0: the first one is an increase, too
         self.seconds = Histogram(
             "mailrelay_operator_reconcile_seconds",
             "How long a pass over a relay took.",

@@ -67,6 +67,8 @@ class Module:
     name: str
     upstream: str
     packages: Mapping[str, str]  # a program's name: its Go package
+    tags: str = ""  # build tags
+    is_of_prometheus: bool = False  # Go's v0.316.2 of it is its release 3.16.2
 
     @property
     def folder(self) -> Path:
@@ -79,11 +81,15 @@ class Module:
         text = (self.folder / "go.mod").read_text()
         version = _version(rf"^(?:require |\t){re.escape(self.upstream)} v{{}}\s", text)
         assert version is not None, f"{self.name}/go.mod requires no {self.upstream}"
+        if self.is_of_prometheus:
+            return version[1] // 100, version[1] % 100, version[2]
         return version
 
     @property
     def linker_flags(self) -> str:
         """Without debugging tables; these programs know their version only from here."""
+        if self.is_of_prometheus:
+            return f"-s -w -X github.com/prometheus/common/version.Version={dotted(self.version)}"
         major, minor, _ = self.version
         variables = {
             "gitVersion": f"v{dotted(self.version)}",
@@ -116,7 +122,16 @@ HELM: Final = Module("helm", "helm.sh/helm/v4", {"helm": "helm.sh/helm/v4/cmd/he
 COREDNS: Final = Module(
     "coredns", "github.com/coredns/coredns", {"coredns": "github.com/coredns/coredns"}
 )
-MODULES: Final = (ETCD, KUBERNETES, HELM, COREDNS)
+# Its targets are told by files: without the other ways of finding them half of it need not be
+# built.
+PROMETHEUS: Final = Module(
+    "prometheus",
+    "github.com/prometheus/prometheus",
+    {name: f"github.com/prometheus/prometheus/cmd/{name}" for name in ("prometheus", "promtool")},
+    tags="remove_all_sd",
+    is_of_prometheus=True,
+)
+MODULES: Final = (ETCD, KUBERNETES, HELM, COREDNS, PROMETHEUS)
 
 CONTROL_PLANE: Final = ("etcd", "kube-apiserver", "kube-controller-manager")
 NODE: Final = ("coredns", "kube-proxy", "kube-scheduler", "kubelet")
@@ -190,10 +205,12 @@ def usable(module: Module, path: Path) -> Path:
     asks = _ASKS.get(path.name, ("--version",))
     said = _run([str(path), *asks], os.environ, ANSWER_SECONDS)
     # They answer with "Kubernetes v1.35.4", "Client Version: v1.35.4", "etcd Version: 3.7.3",
-    # "CoreDNS-1.15.0", or with "v4.3.1+g1234567", where a build of ours names no commit.
+    # "CoreDNS-1.15.0", "promtool, version 3.16.0 (branch: …", or with "v4.3.1+g1234567", where a
+    # build of ours names no commit.
     # What follows the numbers of a pre-release, or of a vendor's own build, makes it another one.
     version = _version(
-        r"^(?:Kubernetes |Client Version: |etcd Version: |CoreDNS-)?v?{}(?:\+g[0-9a-f]+)?\s",
+        r"^(?:Kubernetes |Client Version: |etcd Version: |CoreDNS-|prom\w+, version )?"
+        r"v?{}(?:\+g[0-9a-f]+)?\s",
         said + "\n",
     )
     wanted = module.version
@@ -296,7 +313,7 @@ def _go_build(
     # -mod=readonly: what is not in go.sum is an error. -modcacherw: a module cache that is
     # read-only could not be removed again. -buildvcs: git has no say in this.
     flags = ["-mod=readonly", "-modcacherw", "-buildvcs=false", "-trimpath"]
-    flags += ["-ldflags", module.linker_flags]
+    flags += ["-ldflags", module.linker_flags, "-tags", module.tags]
     packages = [module.packages[name] for name in names]
     # Go names a program after the last part of its package that is no version: server, for etcd.
     outputs = [str(target) + "/"] if len(names) > 1 else [str(target / names[0])]

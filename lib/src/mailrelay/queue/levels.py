@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.events import epoch_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class Level:
     max_bytes: int
     drops_oldest: bool
     consumers: int = 0
+    oldest_at: float = 0.0  # when the oldest record was stored, in epoch time; 0: there is none
 
     @property
     def fraction(self) -> float:
@@ -39,4 +41,6 @@ async def level_of(connection: QueueConnection, stream: str) -> Level:
         int(config.get("max_bytes", 0)),
         config.get("discard") == "old",
         int(state.get("consumer_count", 0)),
+        # Of an empty stream the server says the year 1, or when its last record was stored.
+        epoch_seconds(str(state.get("first_ts", ""))) if int(state["messages"]) else 0.0,
     )

@@ -10,12 +10,14 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from mailrelay.runtime.addresses import EVERY
 
@@ -43,6 +45,21 @@ class _ServerOfBoth(_ServerOfIpv6):
         super().server_bind()
 
 
+class _Readiness(Collector):
+    """What /readyz would say at this moment, for Prometheus."""
+
+    def __init__(self, unready_reason: Callable[[], str]) -> None:
+        self._unready_reason = unready_reason
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the metric."""
+        yield GaugeMetricFamily(
+            "mailrelay_ready",
+            "1 while the process's /readyz says yes, 0 while it says no.",
+            0 if self._unready_reason() else 1,
+        )
+
+
 class Probe:
     """Serves the three paths on `host:port` (`[host]:port` of IPv6) from `start` to `close`.
 
@@ -66,6 +83,9 @@ class Probe:
         self._beat_at = time.monotonic()
         self._unready_reason = unready_reason
         self._unhealthy_reason = unhealthy_reason
+        self._registry = registry
+        self._readiness = _Readiness(unready_reason)
+        registry.register(self._readiness)
         self._metrics = make_wsgi_app(registry)
         self._server = make_server(host, int(port), self._answer, server, _Quiet)
 
@@ -82,6 +102,7 @@ class Probe:
         """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
+        self._registry.unregister(self._readiness)
 
     async def beat(self) -> None:
         """Show until cancelled that the event loop runs."""

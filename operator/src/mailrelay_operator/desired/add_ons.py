@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from mailrelay_operator.desired.inputs import Inputs
 from mailrelay_operator.desired.labels import selector
 from mailrelay_operator.desired.manifest import Manifest, manifest
 from mailrelay_operator.desired.names import ChildNames, Component
 from mailrelay_operator.resource.relay import Relay
+
+# By these dashboard and alerts know a relay and its parts, wherever it runs (decision 0035);
+# `namespace` is what Prometheus' operator calls it, too.
+_RELABELINGS: Final = [
+    {
+        "sourceLabels": [f"__meta_kubernetes_pod_label_app_kubernetes_io_{label}"],
+        "targetLabel": target,
+    }
+    for label, target in (("instance", "relay"), ("component", "component"))
+]
 
 
 def certificate(relay: Relay, inputs: Inputs) -> Iterator[Manifest]:
@@ -61,8 +72,9 @@ def pod_monitor(relay: Relay, inputs: Inputs) -> Iterator[Manifest]:
                     }
                 ],
             },
-            "podTargetLabels": ["app.kubernetes.io/instance", "app.kubernetes.io/component"],
-            "podMetricsEndpoints": [{"port": "probe", "path": "/metrics"}],
+            "podMetricsEndpoints": [
+                {"port": "probe", "path": "/metrics", "relabelings": _RELABELINGS}
+            ],
         },
     )
     # Those by which a Prometheus selects it; the operator's own go before them.

@@ -58,6 +58,8 @@ _refused = Counter(
     # `full` is answered 452, `too_large` 552, `unavailable` 451
     ["reason"],
 )
+for _reason in ("full", "too_large", "unavailable"):
+    _refused.labels(_reason)  # 0: the first one is an increase, too
 _seconds = Histogram(
     "mailrelay_enqueue_seconds",
     "From the final dot to the queue's word.",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from prometheus_client import Counter
 
 from mailrelay.config.model import RateLimits
-from mailrelay.mail.limit import CounterName, Scope, Window, sender_of
+from mailrelay.mail.limit import CounterName, Scope, Window, limit_name, sender_of
 from mailrelay.mail.reply import Reply
 from mailrelay.queue.errors import QueueError
 from mailrelay.runtime.clock import Clock
@@ -28,6 +28,9 @@ _limited = Counter(
     "Messages refused at MAIL because a limit is reached.",
     ["limit"],  # sender_hour, sender_day, global_hour, global_day
 )
+for _scope in Scope:
+    for _window in Window:
+        _limited.labels(limit_name(_scope, _window))  # 0: the first one is an increase, too
 
 _MOST_KNOWN = 4096
 

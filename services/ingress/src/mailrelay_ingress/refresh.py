@@ -36,6 +36,8 @@ _unusable = Counter(
     # `certificate` or `users`
     ["what"],
 )
+for _what in ("certificate", "users"):
+    _unusable.labels(_what)  # 0: the first one is an increase, too
 _ends_at = Gauge("mailrelay_certificate_ends_seconds", "When the certificate ends, in epoch time.")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -16,6 +18,7 @@ from mailrelay.queue.errors import STREAM_NOT_FOUND, QueueError, QueueRefusedErr
 from mailrelay.queue.levels import Level, level_of
 from mailrelay.queue.streams import work_queues
 from mailrelay.runtime.clock import Clock
+from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 
 _INTERVAL_SECONDS = 5.0
 _ADVICE: Final = "pace"  # queue rule 11: losing it costs a pause, never mail
@@ -30,6 +33,7 @@ class Backlog:
     levels: dict[str, Level] = field(default_factory=dict)  # by short name: in, lane, failed …
     disk_free_bytes: int = 0
     disk_total_bytes: int = 0
+    oldest_open_at: float = 0.0  # when the oldest unfinished email was accepted; 0: there is none
     at: float = 0.0
     # What `mailrelay queue ensure` makes and the server has not: it lost its data, or somebody
     # deleted it.
@@ -66,6 +70,22 @@ class BacklogMetrics:
             ["stream"],  # as above
             registry=registry,
         )
+        self.oldest_job = Gauge(
+            "mailrelay_queue_oldest_seconds",
+            "How long the job that is longest in the queue waits for its first attempt to end.",
+            registry=registry,
+        )
+        self.oldest_email = Gauge(
+            "mailrelay_oldest_email_seconds",
+            "How long ago the oldest email was accepted that is neither finished nor lost.",
+            registry=registry,
+        )
+        self.limit_records = Gauge(
+            "mailrelay_store_limit_records",
+            "Records that a stream may hold; absent where only octets count.",
+            ["stream"],  # as above
+            registry=registry,
+        )
         self.limit_bytes = Gauge(
             "mailrelay_store_limit_bytes",
             "Octets that a stream may hold on disk.",
@@ -75,6 +95,11 @@ class BacklogMetrics:
         self.disk_free = Gauge(
             "mailrelay_disk_free_bytes",
             "Octets free where the monitor's data folder is.",
+            registry=registry,
+        )
+        self.disk_size = Gauge(
+            "mailrelay_disk_size_bytes",
+            "Octets of the disk where the monitor's data folder is, used ones included.",
             registry=registry,
         )
         self.is_up = Gauge(
@@ -87,6 +112,10 @@ class BacklogMetrics:
         """Take over what was found."""
         self.is_up.set(0 if backlog.fault or backlog.missing_streams else 1)
         self.disk_free.set(backlog.disk_free_bytes)
+        self.disk_size.set(backlog.disk_total_bytes)
+        self.oldest_email.set(_age(backlog.oldest_open_at, backlog.at))
+        if "in" in backlog.levels:
+            self.oldest_job.set(_age(backlog.levels["in"].oldest_at, backlog.at))
         for name, state in (("in", "new"), ("lane", "deferred")):
             if name in backlog.levels:
                 self.jobs.labels(state).set(backlog.levels[name].messages)
@@ -94,6 +123,12 @@ class BacklogMetrics:
             self.records.labels(name).set(level.messages)
             self.bytes.labels(name).set(level.stored_bytes)
             self.limit_bytes.labels(name).set(max(0, level.max_bytes))
+            if level.max_messages > 0:
+                self.limit_records.labels(name).set(level.max_messages)
+
+
+def _age(at: float, now: float) -> float:
+    return max(0.0, now - at) if at else 0.0
 
 
 class BacklogWatch:
@@ -106,11 +141,14 @@ class BacklogWatch:
         *,
         clock: Clock,
         metrics: BacklogMetrics,
+        oldest_open: Callable[[], Awaitable[float]],
     ) -> None:
+        """`oldest_open` asks when the oldest unfinished email was accepted; 0: there is none."""
         self._connection = connection
         self._data_dir = data_dir
         self._clock = clock
         self._metrics = metrics
+        self._oldest_open = oldest_open
         names = connection.names
         self._streams = {
             "in": names.in_stream(),
@@ -136,8 +174,11 @@ class BacklogWatch:
 
     async def look(self) -> None:
         """Look once."""
+        oldest = self.backlog.oldest_open_at
+        with contextlib.suppress(IndexDamagedError, IndexUnwritableError):  # the collector tells it
+            oldest = await self._oldest_open()
         disk = shutil.disk_usage(self._data_dir)
-        seen = Backlog("", {}, disk.free, disk.total, self._clock())
+        seen = Backlog("", {}, disk.free, disk.total, oldest, self._clock())
         try:
             self.backlog = await self._look_at_streams(seen)
         except QueueError as error:

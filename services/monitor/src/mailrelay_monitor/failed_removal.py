@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from mailrelay.config.model import Failed
 from mailrelay.mail.event import Discarded, Summary
@@ -58,6 +58,23 @@ class RemovalMetrics:
             # by_hand; max_age, max_records, max_bytes: past a limit of `failed`;
             # dropped_by_stream: gone without the monitor
             ["reason"],
+            registry=registry,
+        )
+        for reason in (BY_HAND, MAX_AGE, MAX_RECORDS, MAX_BYTES, DROPPED):
+            self.discarded.labels(reason)  # 0: the first one is an increase, too
+        self.records = Gauge(
+            "mailrelay_failed_records",
+            "Recipients in the failed store, as its limits count them.",
+            registry=registry,
+        )
+        self.limit_records = Gauge(
+            "mailrelay_failed_limit_records",
+            "How many there may be: beyond, the oldest goes.",
+            registry=registry,
+        )
+        self.limit_bytes = Gauge(
+            "mailrelay_failed_limit_bytes",
+            "Octets that they may take in the queue: beyond, the oldest goes.",
             registry=registry,
         )
 
@@ -226,6 +243,9 @@ class FailedRemover:
                 )
             ]
         held = await self._held()
+        self._metrics.records.set(held.records)
+        self._metrics.limit_records.set(limits.max_records)
+        self._metrics.limit_bytes.set(held.max_bytes)
         over = held.records - limits.max_records
         excess = held.stored_bytes - held.max_bytes
         if over <= 0 and excess <= 0:

@@ -177,6 +177,14 @@ class Index:
             row = self._database.execute(_SUBMISSIONS + "WHERE id = ?", (queue_id,)).fetchone()
             return None if row is None else self._shown(row, _ALL)
 
+    def oldest_open_at(self) -> float:
+        """Return when the oldest email was accepted that is neither finished nor lost; or 0."""
+        with translated_errors():
+            (at,) = self._database.execute(
+                "SELECT MIN(accepted_at) FROM submission WHERE open > 0 AND lost = 0"
+            ).fetchone()
+            return float(at or 0.0)
+
     def newest(self, limit: int) -> list[SubmissionRow]:
         """Return the newest submissions, each with its first recipient."""
         with translated_errors():

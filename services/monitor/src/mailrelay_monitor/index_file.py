@@ -16,6 +16,11 @@ _LOCK_SECONDS = 0.2  # whoever has the file keeps it for as long as it lives
 _CACHE_KIBIBYTES = 16 * 1024
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
+# Of the unfinished alone, so that it is as small as the queue, whatever the file holds.
+_BY_AGE = (
+    "CREATE INDEX IF NOT EXISTS unfinished ON submission (accepted_at) WHERE open > 0 AND lost = 0"
+)
+
 _SCHEMA = f"""
 CREATE TABLE submission (
     id TEXT PRIMARY KEY,  -- queue ids sort by time
@@ -40,6 +45,7 @@ CREATE TABLE recipient (
     changed_at REAL NOT NULL,
     PRIMARY KEY (submission, number)
 ) WITHOUT ROWID;
+{_BY_AGE};
 CREATE TABLE ledger (one INTEGER PRIMARY KEY CHECK (one = 1), json BLOB NOT NULL);
 PRAGMA user_version = {_VERSION};
 """
@@ -61,6 +67,7 @@ def open_file(path: Path) -> sqlite3.Connection | None:
         database = _connect(path)
         try:
             read_ledger(database)
+            database.execute(_BY_AGE)  # a file of an earlier version lacks it
         except BaseException:
             database.close()
             raise

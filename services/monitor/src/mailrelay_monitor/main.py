@@ -37,6 +37,7 @@ from mailrelay_monitor.checkpoint import Checkpoint
 from mailrelay_monitor.collect import Collector, CollectorMetrics
 from mailrelay_monitor.exposition import LedgerMetrics
 from mailrelay_monitor.http import Sources, make_app
+from mailrelay_monitor.index import Index
 from mailrelay_monitor.index_file import IndexDamagedError, IndexUnwritableError
 from mailrelay_monitor.index_thread import IndexThread
 from mailrelay_monitor.kept import KeptEmails, KeptMetrics
@@ -116,7 +117,11 @@ class _Monitor:
             prompt_abandoned=self._bodies.prompt_abandoned,
         )
         self._backlog = BacklogWatch(
-            connection, settings.data_dir, clock=clock, metrics=BacklogMetrics(registry)
+            connection,
+            settings.data_dir,
+            clock=clock,
+            metrics=BacklogMetrics(registry),
+            oldest_open=lambda: self._index.run(Index.oldest_open_at),
         )
         LedgerMetrics(lambda: self._collector.ledger, registry)
         self._registry = registry

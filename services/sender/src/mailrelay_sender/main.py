@@ -31,7 +31,7 @@ from mailrelay_sender.pacing import Pacing, PacingOptions, pacing_options
 from mailrelay_sender.plan import Plan
 from mailrelay_sender.quarantine import Quarantine
 from mailrelay_sender.settle import Settler
-from mailrelay_sender.slots import SlotLimits, Slots
+from mailrelay_sender.slots import SlotLimits, Slots, slot_count
 from mailrelay_sender.space import LaneSpace
 from mailrelay_sender.upstream import FOLLOWS as UPSTREAM_FOLLOWS
 from mailrelay_sender.upstream import Upstream
@@ -133,6 +133,7 @@ async def _deliver(
     if probe is not None:
         background.append(asyncio.create_task(probe.beat()))
     workers = [asyncio.create_task(work_slot(parts)) for _ in range(config.worker_count)]
+    slot_count.set(len(workers))
     life.tell_ready()
     log.info("sender.ready", slots=config.worker_count, routes=upstream.plan.routing.names)
     stopped = asyncio.create_task(life.wait_stop())

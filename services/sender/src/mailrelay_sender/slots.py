@@ -47,6 +47,7 @@ _RECENT = 20_000
 _IDLE_LOOK_SECONDS = 0.02
 
 _held = Gauge("mailrelay_claims", "Records claimed: waiting for a slot, or in one.")
+slot_count = Gauge("mailrelay_delivery_slots", "Attempts that may be under way at a time.")
 _let_go = Counter(
     "mailrelay_claims_let_go_total",
     "Records let go of untried, because another sender may have been given them meanwhile.",

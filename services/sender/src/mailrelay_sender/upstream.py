@@ -26,6 +26,7 @@ from mailrelay_sender.connection import (
 )
 from mailrelay_sender.named_hops import NamedHops
 from mailrelay_sender.plan import Hosts, Plan
+from mailrelay_sender.report import begin_counting
 from mailrelay_sender.route import Capture, NamedHop, Route
 
 PROBE_SECONDS = 15.0
@@ -123,6 +124,7 @@ class Upstream:
             for pool in ending:
                 pool.retire()
             self.plan, self._states = plan, states
+            begin_counting(plan.routing.names)
             _is_up.clear()
             for state in states:
                 state.begin(self._tell_all)

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Gauge
 
 from mailrelay.config.model import RelayConfig, Retry
 from mailrelay.mail.disposition import Disposition
@@ -28,6 +28,7 @@ from mailrelay_sender.pacing import Pacing
 from mailrelay_sender.plan import Plan
 from mailrelay_sender.quarantine import NotBegunError, Quarantine
 from mailrelay_sender.remains import Division
+from mailrelay_sender.report import attempt_seconds
 from mailrelay_sender.route import Route
 from mailrelay_sender.settle import Settler
 from mailrelay_sender.slots import Slots, Work
@@ -35,13 +36,6 @@ from mailrelay_sender.suspicion import Key
 from mailrelay_sender.upstream import Upstream
 
 _in_flight = Gauge("mailrelay_deliveries_in_flight", "Attempts under way.")
-_attempt_seconds = Histogram(
-    "mailrelay_attempt_seconds",
-    "How long an attempt took.",
-    # capture, smarthost: of the forward options, named: by hand, with a release; or of `routes`
-    ["route"],
-    buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30, 120, 600),
-)
 _FAULT_PAUSE_SECONDS = 5.0
 MAX_UNSETTLED = 1000
 # Enough to keep the queue's group commits full; after a crash these jobs are repeated at most.
@@ -266,7 +260,7 @@ async def _tried(parts: WorkParts, work: Work, plan: Plan, route: Route) -> Trie
     if result.is_let_go:
         span.end({"mailrelay.queue_id": job.submission}, error="let go")
         raise _LetGoError
-    _attempt_seconds.labels(route.name).observe(duration)
+    attempt_seconds.labels(route.name).observe(duration)
     if result.fault is not None:
         parts.log.error("sender.fault", id=job.submission, exc_info=result.fault)
     rest = follow_up(
