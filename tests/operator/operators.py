@@ -14,6 +14,7 @@ from typing import Any
 
 from mailrelay_operator.rights import OWN, RELAYS, rules
 from tests.operator.running import RunningOperator
+from tests.operator.silent_api import SilentApi
 from tests.support.kubernetes.client import ApiRefusedError, Client, Manifest
 from tests.support.kubernetes.cluster import ApiServer
 from tests.support.wait import wait_until
@@ -38,11 +39,18 @@ async def operator(
     api_server: ApiServer,
     namespace: str,
     folder: Path,
+    *,
+    way: SilentApi | None = None,
     **settings: Any,  # noqa: ANN401 — RunningOperator's
 ) -> AsyncIterator[RunningOperator]:
-    """An operator that keeps one namespace, with rights in it alone; it is ready in the block."""
+    """An operator that keeps one namespace, with rights in it alone; it is ready in the block.
+
+    `way` is how it gets to the API server, when that is not directly.
+    """
     await api_server.service_account(namespace, ACCOUNT, rules=rules((*RELAYS, *OWN)))
     kubeconfig = await api_server.kubeconfig_of(namespace, ACCOUNT)
+    if way is not None:
+        way.lead_here(kubeconfig)
     running = RunningOperator(folder, kubeconfig, namespace, watched=namespace, **settings)
     try:
         await running.start()

@@ -39,12 +39,22 @@ def _without(spec: dict[str, Any], path: str) -> dict[str, Any]:
     return copied
 
 
+_COLLECTOR = "of a collector that takes OTLP over HTTP, without user and password"
 OUT = {"name": "out", "smartHosts": [{"host": "smtp.example.net"}]}
 _NETWORK = (
     "must be a network such as 192.0.2.0/24 or 2001:db8::/32, with no bits set behind its prefix"
 )
 
 REFUSED = [
+    # Traces.
+    minimal("a collector without a scheme", "tracing", {"endpoint": "c.example:4318"}, _COLLECTOR),
+    minimal(
+        "a collector with a password",
+        "tracing",
+        {"endpoint": "https://user:secret@c.example:4318"},
+        _COLLECTOR,
+    ),
+    full("more than all traces", "tracing.samplePercent", 101, "less than or equal to 100"),
     # The relay as a whole.
     Refused("a name of 41 characters", MINIMAL, "at most 40 characters", name="r" * 41),
     Refused("a name with a dot", MINIMAL, "without a dot", name="relay.eu"),

@@ -168,6 +168,7 @@ FULL: dict[str, Any] = {
         "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "pods": PODS,
     },
+    "tracing": {"endpoint": "https://collector.example.org:4318/otlp", "samplePercent": 10},
     "networkPolicy": {
         "enabled": True,
         "clientNamespaces": ["shop", "office"],

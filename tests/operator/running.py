@@ -36,6 +36,7 @@ class RunningOperator:
         monitor_url: str = "http://127.0.0.1:9/{namespace}/{name}",
         images: dict[str, str] | None = None,
         workers: int = 4,
+        traces_to: str = "",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log_file = folder / "operator.log"
@@ -53,6 +54,8 @@ class RunningOperator:
                 for name, image in (IMAGES | (images or {})).items()
             },
         }
+        if traces_to:
+            self._environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = traces_to
         self._port = 0
         self._process: asyncio.subprocess.Process | None = None
 

@@ -26,6 +26,7 @@ ENVIRON = {
         (Pulse(leads=True, longest_wait_seconds=901), "a relay waits 901 s for its pass"),
         (Pulse(leads=False, longest_wait_seconds=9999), ""),
         (Pulse(silent_seconds=(("Job", 1.0), ("Secret", 241.0))), "the watch of Secret is silent"),
+        (Pulse(untold=(("a", "b"), 121.0)), "the watch of MailRelay says nothing of a/b for 121 s"),
     ],
 )
 def test_stuck_work_and_a_silent_watch_are_unhealthy(pulse: Pulse, reason: str) -> None:
@@ -36,6 +37,10 @@ def test_stuck_work_and_a_silent_watch_are_unhealthy(pulse: Pulse, reason: str) 
 def test_an_operator_is_ready_once_everything_was_listed() -> None:
     assert unready_reason([]) == ""
     assert unready_reason(["Service", "Job"]) == "not listed yet: Job, Service"
+
+
+def test_an_operator_that_cannot_write_the_lease_is_not_ready_and_says_why() -> None:
+    assert unready_reason([], "500: full") == "the Lease cannot be had: 500: full"
 
 
 def test_what_must_be_set_is_named_all_at_once() -> None:

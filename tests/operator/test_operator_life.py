@@ -19,6 +19,7 @@ from tests.operator.operators import (
     wait_made,
 )
 from tests.operator.running import RunningOperator
+from tests.operator.silent_api import SilentApi
 from tests.support.kubernetes.client import ApiRefusedError, Client
 from tests.support.kubernetes.cluster import ApiServer
 from tests.support.wait import wait_until
@@ -40,6 +41,13 @@ async def wait_replicas(admin: Client, name: str, replicas: int) -> None:
         return found is not None and found["spec"]["replicas"] == replicas
 
     await wait_until(has_them, SOON, f"{name} has {replicas} replicas", interval=0.1)
+
+
+async def wait_config_map(admin: Client, name: str) -> None:
+    async def is_there() -> bool:
+        return await admin.find("v1", "ConfigMap", name) is not None
+
+    await wait_until(is_there, SOON, f"the ConfigMap {name} is there", interval=0.1)
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
@@ -101,10 +109,7 @@ async def test_what_happens_while_the_api_server_is_away_is_seen_afterwards(
         await admin.patch(*DEPLOYMENT, "relay-sender", {"spec": {"replicas": 8}})
         await admin.apply(relay(ingress={"replicas": 4}))
 
-        async def is_undone() -> bool:
-            return await admin.find("v1", "ConfigMap", "relay-config") is not None
-
-        await wait_until(is_undone, SOON, "the ConfigMap is there again", interval=0.1)
+        await wait_config_map(admin, "relay-config")
         await wait_replicas(admin, "relay-sender", 2)
         await wait_replicas(admin, "relay-ingress", 4)
         status, said = await running.ask("/healthz")
@@ -126,6 +131,105 @@ async def test_an_api_server_that_is_away_for_a_while_ends_the_leader_in_order_o
         await admin.apply(relay(sender={"replicas": 3}))
         await running.start()
         await wait_replicas(admin, "relay-sender", 3)
+
+
+async def test_a_frozen_api_server_ends_the_leader_as_one_that_is_away_does(
+    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+) -> None:
+    async with operator(api_server, namespace, tmp_path) as running:
+        await running.wait_leads()
+        await api_server.freeze()
+        try:
+            await wait_until(lambda: running.has_ended, SOON, "the leader ends")
+        finally:
+            api_server.thaw()
+        assert "operator.lost_lease" in [line["event"] for line in running.lines()]
+        await running.start()
+        await admin.apply(relay(sender={"replicas": 3}))
+        await wait_replicas(admin, "relay-sender", 3)
+
+
+async def test_a_full_etcd_is_told_and_everything_is_made_once_there_is_room(
+    own_api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+) -> None:
+    full = "database space exceeded"
+    plane = own_api_server.plane
+    async with operator(own_api_server, namespace, tmp_path) as running, played_node(admin):
+        await admin.apply(relay())
+        await wait_condition(admin, "Progressing", "False", "Done")
+        await admin.apply(relay("late"))
+
+        async def is_begun() -> bool:
+            return await admin.find("v1", "Secret", "late-smtp") is not None
+
+        await wait_until(is_begun, SOON, "the second relay is begun", interval=0.02)
+        await plane.fill_etcd()
+        try:
+            with pytest.raises(ApiRefusedError, match=full):
+                await admin.apply(relay(sender={"replicas": 3}))
+            # etcd still deletes. What is gone cannot be made again now.
+            await admin.delete("v1", "ConfigMap", "relay-config")
+            # Whether another one leads by now cannot be known without the Lease: it ends.
+            await wait_until(lambda: running.has_ended, SOON, "the leader ends")
+            lines = list(running.lines())
+            assert "operator.lost_lease" in [line["event"] for line in lines]
+            reasons = {line["event"] for line in lines if full in line.get("reason", "")}
+            assert {"relay.pass_failed", "operator.lease_unreachable"} <= reasons
+            await running.start()
+
+            async def says_so() -> bool:
+                status, said = await running.ask("/readyz")
+                assert status == 503
+                assert full in said, said
+                return True
+
+            await wait_until(says_so, SOON, "it says what keeps it from acting", interval=0.2)
+            assert (await running.ask("/healthz"))[0] == 200
+            assert await admin.find("v1", "ConfigMap", "relay-config") is None
+        finally:
+            await plane.empty_etcd()
+        for name in ("relay", "late"):
+            await wait_config_map(admin, f"{name}-config")
+            await wait_condition(admin, "Ready", "True", "Ready", name)
+            await wait_condition(admin, "Degraded", "False", "AsExpected", name)
+        await running.wait_ready()
+        await admin.apply(relay(sender={"replicas": 3}))
+        await wait_replicas(admin, "relay-sender", 3)
+
+
+async def test_a_silent_watch_is_unhealthy_and_what_it_does_not_tell_is_found_all_the_same(
+    own_api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+) -> None:
+    # Its Lease and its lists go through: only these watches stand still, their connections open.
+    async with (
+        SilentApi(own_api_server.kubeconfig).running() as way,
+        operator(own_api_server, namespace, tmp_path, way=way, relist_seconds=10.0) as running,
+    ):
+        await admin.apply(relay())
+        await wait_made(admin)
+        assert await running.ask("/healthz") == (200, "ok\n")
+        way.hold("/mailrelays", "/deployments")
+        await admin.apply(relay(sender={"replicas": 3}))
+        await wait_replicas(admin, "relay-sender", 3)
+        await admin.patch(*DEPLOYMENT, "relay-sender", {"spec": {"replicas": 8}})
+        await wait_replicas(admin, "relay-sender", 3)
+
+        async def says_so() -> bool:
+            status, said = await running.ask("/healthz")
+            assert status == 503, said
+            assert f"the watch of MailRelay says nothing of {namespace}/relay" in said, said
+            return True
+
+        await wait_until(says_so, SOON, "it says that a watch is silent", interval=0.2)
+        way.release()
+
+        async def is_well() -> bool:
+            status, said = await running.ask("/healthz")
+            assert status == 200, said
+            return True
+
+        await wait_until(is_well, SOON, "it is well once the watch goes on", interval=0.2)
+        assert not running.has_ended
 
 
 async def test_what_a_watch_did_not_tell_the_list_tells(
@@ -212,11 +316,7 @@ async def test_an_upgrade_rolls_one_relay_and_stops_when_it_fails(
             assert len(rolled) == 1
             # What is deleted meanwhile comes back, and a relay that its owner changes rolls.
             await admin.delete("v1", "ConfigMap", f"{others[0]}-config")
-
-            async def is_back() -> bool:
-                return await admin.find("v1", "ConfigMap", f"{others[0]}-config") is not None
-
-            await wait_until(is_back, SOON, "the ConfigMap is there again", interval=0.1)
+            await wait_config_map(admin, f"{others[0]}-config")
             assert sum(image.endswith(":broken") for image in await images()) == 1
 
 

@@ -37,6 +37,7 @@ from tests.operator.pods_as_processes import (
 from tests.operator.relays import inputs, relay
 from tests.support.certificates import make_certificates
 from tests.support.extensions import Extensions
+from tests.support.otlp import collector, spans_by_name
 from tests.support.upstream import ScriptedUpstream
 from tests.support.wait import wait_until
 
@@ -237,7 +238,7 @@ async def test_mail_is_taken_under_tls_from_the_generated_user_and_captured(
 
 
 @pytest.mark.timeout(300)
-async def test_mail_goes_on_with_the_credentials_and_authorities_of_named_secrets(
+async def test_mail_goes_on_with_what_named_secrets_have_and_its_spans_reach_a_collector(
     tmp_path: Path,
 ) -> None:
     certificates = make_certificates(tmp_path / "certificates")
@@ -248,22 +249,36 @@ async def test_mail_goes_on_with_the_credentials_and_authorities_of_named_secret
         auth_required=True,
         credentials={"ada": PASSWORD},
     )
-    async with ScriptedUpstream(extensions=offers) as upstream:
-        host = {
-            "host": "127.0.0.1",
-            "port": upstream.port,
-            "caSecretName": "authority",
-            "credentialsSecretName": "account",
-        }
-        spec = {**CAPTURES, "routes": [{"name": "everything", "smartHosts": [host]}]}
-        given = {
-            "authority": {"ca.crt": certificates.authority.read_bytes()},
-            "account": {"username": b"ada", "password": PASSWORD.encode()},
-        }
-        async with running_relay(spec, tmp_path, given) as running:
-            await asyncio.to_thread(send, running.smtp, running.secrets, "mail", "apps")
-            await running.wait_message("sent")
-        (delivery,) = upstream.received
-        assert delivery.tls
-        assert delivery.auth == "ada"
-        assert upstream.violations == []
+    with collector() as (endpoint, arrived, _):
+        async with ScriptedUpstream(extensions=offers) as upstream:
+            host = {
+                "host": "127.0.0.1",
+                "port": upstream.port,
+                "caSecretName": "authority",
+                "credentialsSecretName": "account",
+            }
+            spec = {
+                **CAPTURES,
+                "routes": [{"name": "everything", "smartHosts": [host]}],
+                "tracing": {"endpoint": endpoint},
+            }
+            given = {
+                "authority": {"ca.crt": certificates.authority.read_bytes()},
+                "account": {"username": b"ada", "password": PASSWORD.encode()},
+            }
+            async with running_relay(spec, tmp_path, given) as running:
+                await asyncio.to_thread(send, running.smtp, running.secrets, "mail", "apps")
+                await running.wait_message("sent")
+            (delivery,) = upstream.received
+            assert delivery.tls
+            assert delivery.auth == "ada"
+            assert upstream.violations == []
+    named = spans_by_name(arrived)
+    assert set(named) == {"mailrelay accept", "mailrelay attempt"}
+    told = {
+        attribute.key: attribute.value.string_value
+        for request in arrived
+        for each in request.resource_spans
+        for attribute in each.resource.attributes
+    }
+    assert (told["k8s.namespace.name"], told["mailrelay.relay"]) == ("apps", "mail")

@@ -17,6 +17,7 @@ from tests.operator.operators import (
 )
 from tests.support.kubernetes.client import Client
 from tests.support.kubernetes.cluster import ApiServer
+from tests.support.otlp import collector, spans_by_name
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.operator
@@ -354,6 +355,31 @@ async def test_relays_of_one_namespace_do_not_disturb_each_other(
         await wait_until(is_gone, SOON, "a's children are gone", interval=0.1)
         assert await admin.find(*DEPLOYMENT, "a-nats-sender")
         assert (await admin.get("apps/v1", "StatefulSet", "b-nats"))["spec"]["replicas"] == 3
+
+
+async def test_each_pass_is_a_span_at_a_collector(
+    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+) -> None:
+    with collector() as (endpoint, arrived, _):
+        async with operator(api_server, namespace, tmp_path, traces_to=endpoint) as running:
+            await admin.apply(relay())
+            await wait_made(admin)
+            assert await running.stop() == 0  # which sends what was not sent yet
+    spans = spans_by_name(arrived)["reconcile"]
+    told = {
+        (attribute.key, attribute.value.string_value)
+        for span in spans
+        for attribute in span.attributes
+    }
+    assert told == {("mailrelay.namespace", namespace), ("mailrelay.relay", "relay")}
+    services = {
+        attribute.value.string_value
+        for request in arrived
+        for each in request.resource_spans
+        for attribute in each.resource.attributes
+        if attribute.key == "service.name"
+    }
+    assert services == {"mailrelay-operator"}
 
 
 async def test_an_operator_that_has_nothing_to_do_asks_for_next_to_nothing(

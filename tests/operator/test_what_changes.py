@@ -86,6 +86,13 @@ FIELDS: list[tuple[str, object, set[str], set[str]]] = [
     ("ingress.maxMessageBytes", 2048, {CONFIG}, {INGRESS}),
     ("ingress.maxConnections", 7, {CONFIG}, {INGRESS}),
     ("sender.workerCount", 7, {CONFIG}, {SENDER}),
+    # Said in the environment of those that make spans, and in the policies of what they reach.
+    (
+        "tracing",
+        {"endpoint": "http://collector.example:4318"},
+        {f"{POLICY}ingress", f"{POLICY}sender"},
+        {INGRESS, SENDER},
+    ),
     ("failed.maxRecords", 7, {CONFIG}, {MONITOR}),
     ("failed.resendIntervalSeconds", 7, {CONFIG}, {MONITOR}),
     ("emails.keepSeconds", 7, {CONFIG}, {MONITOR}),

@@ -161,5 +161,5 @@
   - update
 {{- end }}
 {{- define "mailrelay.definition" -}}
-sha256:bfb4fef0692c42b9
+sha256:2a549f30d53c78e9
 {{- end }}

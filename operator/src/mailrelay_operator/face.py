@@ -22,6 +22,8 @@ class Pulse:
     longest_work_seconds: float = 0.0
     longest_wait_seconds: float = 0.0
     silent_seconds: tuple[tuple[str, float], ...] = ()  # by kind: since a watch heard anything
+    # A relay of which a list told and kopf's watch does not, and for how many seconds.
+    untold: tuple[tuple[str, str], float] | None = None
 
 
 def unhealthy_reason(pulse: Pulse) -> str:
@@ -33,10 +35,17 @@ def unhealthy_reason(pulse: Pulse) -> str:
     for kind, seconds in pulse.silent_seconds:
         if seconds > SILENT_SECONDS:
             return f"the watch of {kind} is silent for {seconds:.0f} s"
+    if pulse.untold is not None:
+        key, seconds = pulse.untold
+        return f"the watch of MailRelay says nothing of {'/'.join(key)} for {seconds:.0f} s"
     return ""
 
 
-def unready_reason(awaited: Iterable[str]) -> str:
-    """Say what is not known yet; empty once everything was listed."""
-    kinds = sorted(awaited)
-    return f"not listed yet: {', '.join(kinds)}" if kinds else ""
+def unready_reason(awaited: Iterable[str], lease_fault: str = "") -> str:
+    """Say what is not known yet, or why no replica can act; empty when all is well.
+
+    A restart would mend neither, so it makes no process unhealthy.
+    """
+    if kinds := sorted(awaited):
+        return f"not listed yet: {', '.join(kinds)}"
+    return f"the Lease cannot be had: {lease_fault}" if lease_fault else ""

@@ -83,6 +83,7 @@ class Leadership:
         self._sight = Sight()
         self._acquired = asyncio.Event()
         self._lease: dict[str, Any] = {}
+        self.fault = ""  # why the Lease could be neither read nor written when last tried
 
     @property
     def is_held(self) -> bool:
@@ -135,6 +136,17 @@ class Leadership:
                 return
 
     async def _try(self) -> bool:
+        try:
+            is_ours = await self._take()
+        except ClusterError as error:
+            self.fault = str(error)
+            self._log.warning("operator.lease_unreachable", reason=str(error))
+            return False
+        self.fault = ""
+        return is_ours
+
+    async def _take(self) -> bool:
+        """Take or renew the Lease; tell whether it is ours now. Raises ClusterError."""
         clock = asyncio.get_running_loop().time
         try:
             lease = await self._cluster.find(LEASE, self._namespace, self._name)
@@ -154,9 +166,6 @@ class Leadership:
             # The version in it lets one of two win.
             self._take_note(await self._cluster.replace(LEASE, self._namespace, mine))
         except ConflictError:
-            return False
-        except ClusterError as error:
-            self._log.warning("operator.lease_unreachable", reason=str(error))
             return False
         return True
 

@@ -231,8 +231,9 @@ class _Operator:
         )
 
     def _noticed(self, what: str | None, body: Manifest) -> None:
+        metadata = body["metadata"]
+        self._relist.note_told((metadata["namespace"], metadata["name"]))
         if what == "DELETED":
-            metadata = body["metadata"]
             known = self._known.relay((metadata["namespace"], metadata["name"]))
             if known is not None and known["metadata"]["uid"] == metadata["uid"]:
                 self._known.forget_relay((metadata["namespace"], metadata["name"]))
@@ -296,7 +297,8 @@ class _Operator:
     def _unready(self) -> str:
         """Answer in the probe's thread: whether everything is known."""
         awaited = [watch.kind.kind for watch in self._watches if not watch.is_listed]
-        return unready_reason([*awaited, *([] if self._relist.is_listed else ["MailRelay"])])
+        relays = [] if self._relist.is_listed else ["MailRelay"]
+        return unready_reason([*awaited, *relays], self._leader.fault)
 
     def _look(self) -> Pulse:
         now = time.monotonic()
@@ -306,6 +308,7 @@ class _Operator:
             longest_work_seconds=self._queue.longest_work_seconds(_now()),
             longest_wait_seconds=self._queue.longest_wait_seconds(_now()),
             silent_seconds=(*silent, ("MailRelay", now - self._relist.heard_at)),
+            untold=self._relist.untold(),
         )
 
 

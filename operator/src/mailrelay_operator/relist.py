@@ -16,6 +16,8 @@ from mailrelay_operator.known import Known
 
 _FIRST_PAUSE_SECONDS = 0.5
 _MOST_PAUSE_SECONDS = 15.0
+# kopf gives up a watch that says nothing for 70 s, and reads its list again: by then it has told.
+_UNTOLD_SECONDS = 120.0
 
 
 class Relist:
@@ -41,12 +43,29 @@ class Relist:
         self._listed = listed
         self._log = log
         self._once = asyncio.Event()
+        self._untold: dict[RelayKey, float] = {}  # since when: found here, and not told by kopf
         self.heard_at = time.monotonic()
 
     @property
     def is_listed(self) -> bool:
         """Whether all relays are known."""
         return self._once.is_set()
+
+    def note_told(self, key: RelayKey) -> None:
+        """Take note that kopf's watch told something of a relay."""
+        self._untold.pop(key, None)
+
+    def untold(self) -> tuple[RelayKey, float] | None:
+        """Return a relay whose change kopf does not tell of, and for how many seconds.
+
+        None while there is none, or not for so long that its watch must be silent. With lists that
+        are read more often that is as long as from one to the next.
+        """
+        now = time.monotonic()
+        for key, since in self._untold.items():
+            if now - since > min(_UNTOLD_SECONDS, self._seconds):
+                return key, now - since
+        return None
 
     async def wait_listed(self) -> None:
         """Wait until all relays are known."""
@@ -93,6 +112,10 @@ class Relist:
             # matters is that the number does not grow by itself.
             for _ in (*unknown, *gone):
                 self._missed()
+            for key in unknown:
+                self._untold.setdefault(key, time.monotonic())
+        # Of a relay that is gone kopf may rightly say nothing: it does not know that it was there.
+        self._untold = {key: at for key, at in self._untold.items() if key in found}
         self.heard_at = time.monotonic()
 
     def _is_news(self, key: RelayKey, version: str) -> bool:

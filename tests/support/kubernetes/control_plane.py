@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from tests.support.kubernetes import audit
 from tests.support.kubernetes.client import Client, open_client
 from tests.support.kubernetes.credentials import Credentials, make_credentials, write_kubeconfig
@@ -91,6 +93,24 @@ class ControlPlane:
         self.controller_manager.start()
         async with open_client(self.kubeconfig) as client:
             await self._wait_for(client, "/api/v1/namespaces/default/serviceaccounts/default")
+
+    async def fill_etcd(self) -> None:
+        """Let etcd take nothing more, as when its quota is reached: reads and deletions go on."""
+        await self._alarm("ACTIVATE")
+
+    async def empty_etcd(self) -> None:
+        """Let it take everything again, as an administrator does who has made room."""
+        await self._alarm("DEACTIVATE")
+
+    async def _alarm(self, action: str) -> None:
+        """Set or clear the alarm by which etcd itself stops writes (its API, `Maintenance`)."""
+        asked = {"action": action, "memberID": "0", "alarm": "NOSPACE"}
+        url = f"http://127.0.0.1:{self._ports.etcd.number}/v3/maintenance/alarm"
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, json=asked) as answer,
+        ):
+            assert answer.status == 200, await answer.text()
 
     async def start_what_is_stopped(self) -> None:
         """Start again what a test has ended."""

@@ -15,6 +15,8 @@ from mailrelay_operator.resource import paths
 from mailrelay_operator.resource.relay import Relay, ResourceError
 
 _DNS_PORT: Final = 53
+_HTTP_PORT: Final = 80
+_SCHEME_PORTS: Final = {"http": _HTTP_PORT, "https": 443}
 
 
 class Other(Enum):
@@ -27,12 +29,14 @@ class Other(Enum):
     OPERATOR = "operator"
     WATCHERS = "Prometheus, people"
     KUBELET = "kubelet"
+    COLLECTOR = "collector of `tracing.endpoint`"
 
 
 Party = Component | Other
 Ports = tuple[int, ...]
 
 _SERVICES: Final = (Component.INGRESS, Component.SENDER, Component.MONITOR)
+TRACED: Final = (Component.INGRESS, Component.SENDER)  # whose work is spans
 _OF_QUEUE: Final = (*_SERVICES, Component.STREAMS)
 
 
@@ -65,6 +69,14 @@ def _fixed(*ports: int) -> Callable[[Relay], Ports]:
 def _smart_host_ports(relay: Relay) -> Ports:
     hosts = (host for route in relay.spec.routes for host in route.smart_hosts)
     return tuple(sorted({host.port_or_default for host in hosts}))
+
+
+def _collector_ports(relay: Relay) -> Ports:
+    url = urlsplit(relay.spec.tracing.endpoint if relay.spec.tracing else "")
+    try:
+        return (url.port or _SCHEME_PORTS.get(url.scheme, _HTTP_PORT),)
+    except ValueError as error:
+        raise ResourceError([f"spec.tracing.endpoint: {error}"]) from error
 
 
 def _nats_elsewhere_ports(relay: Relay) -> Ports:
@@ -160,6 +172,15 @@ FLOWS: Final = (
         f"{paths.PROBE_PORT}",
         "HTTP",
         "`/metrics` of each pod",
+    ),
+    Flow(
+        TRACED,
+        (Other.COLLECTOR,),
+        _collector_ports,
+        "as the URL says, otherwise 80, of https 443",
+        "OTLP over HTTP",
+        "spans; none without `tracing`",
+        holds=lambda relay: relay.spec.tracing is not None,
     ),
     Flow(
         (Other.KUBELET,),

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from mailrelay.queue.rights import Role
 from mailrelay.runtime.addresses import EVERY
+from mailrelay_operator.desired.flows import TRACED
 from mailrelay_operator.desired.inputs import Inputs
 from mailrelay_operator.desired.manifest import digest
 from mailrelay_operator.desired.names import ChildNames, Component
@@ -49,6 +50,24 @@ def service_environment(
         "MAILRELAY_NATS_SEED_FILE": str(paths.QUEUE_FOLDER / paths.SEED_KEY),
         "MAILRELAY_PROBE_ADDRESS": f"{EVERY}:{paths.PROBE_PORT}",
         **environment(config, component),
+        **(_tracing(relay) if component in TRACED else {}),
+    }
+
+
+def _tracing(relay: Relay) -> dict[str, str]:
+    """Return OpenTelemetry's own variables, which a process reads at its start."""
+    tracing = relay.spec.tracing
+    if tracing is None:
+        return {}
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": tracing.endpoint,
+        # What a client decided in its `traceparent` holds.
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": str(tracing.sample_percent / 100),
+        # Names of Kubernetes: nothing in them needs to be escaped.
+        "OTEL_RESOURCE_ATTRIBUTES": (
+            f"k8s.namespace.name={relay.namespace},mailrelay.relay={relay.name}"
+        ),
     }
 
 

@@ -4,8 +4,8 @@
    makes a field of an option of the relay, with that option's own meaning, default and range.
 2. `spec` is the whole spec. Its sections, as an administrator thinks of a relay: `ingress`,
    `security`, `routes`, `sender`, `limits` (with captured, failed and kept mail), `queue`,
-   `monitor`, `access` (network policy), and for each component's pods `pods`. `quantity` reads
-   amounts such as 10Gi.
+   `monitor`, `access` (network policy), `tracing`, and for each component's pods `pods`.
+   `quantity` reads amounts such as 10Gi.
 3. `relay` reads a resource as the API server shows it; `relay_config` makes of it the configuration
    that the pods read, which names files by `paths`.
 4. `crd` is the custom resource definition, by way of `structural`; `status` is what the operator

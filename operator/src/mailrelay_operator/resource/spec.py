@@ -22,6 +22,7 @@ from mailrelay_operator.resource.schema import (
 )
 from mailrelay_operator.resource.security import Security
 from mailrelay_operator.resource.sender import Sender
+from mailrelay_operator.resource.tracing import Tracing
 
 # A registry's host and port, path, tag and digest.
 Image = Annotated[
@@ -119,6 +120,9 @@ class Spec(Section):
     queue: Queue = Field(default=Queue(), description="The queue underneath.")
     monitor: Monitor = Field(
         default=Monitor(), description="Numbers, failed and captured mail, HTTP."
+    )
+    tracing: Tracing | None = Field(
+        default=None, description="Where spans go; not set: none are made."
     )
     network_policy: NetworkPolicy = Field(
         default=NetworkPolicy(), description="Who reaches the relay's pods, and whom they reach."
