@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,7 +13,7 @@ from mailrelay_operator.rights import OWN, RELAYS, rules
 from mailrelay_operator.settings import VERSION, operator_settings
 from tests.chart.helm import CHART, ROOT, Helm, named
 from tests.chart.modes import MODES, mode
-from tests.support.kubernetes.client import Client, Manifest
+from tests.support.kubernetes.client import Client, Manifest, documents
 
 pytestmark = pytest.mark.operator
 
@@ -155,6 +157,33 @@ async def test_the_charts_facts_are_those_of_the_repository(renderer: Helm) -> N
     }
     used.add(deployment(manifests)["spec"]["template"]["spec"]["containers"][0]["image"])
     assert {each["image"] for each in named_images} == used
+
+
+async def test_dashboards_and_rules_are_handed_on_to_the_letter(
+    renderer: Helm, tmp_path: Path
+) -> None:
+    chart = tmp_path / "mailrelay"
+    shutil.copytree(CHART, chart)
+    rules_file = {
+        "groups": [{"name": "g", "rules": [{"alert": "A", "expr": "{{ $labels.x }} > 1"}]}]
+    }
+    dashboard = '{"title": "{{ instance }}", "text": "a\\nb"}\n'
+    for folder, name, text in (
+        ("dashboards", "one_more.json", dashboard),
+        ("rules", "one_more.yaml", "# made\n" + yaml.safe_dump(rules_file)),
+    ):
+        (chart / "files" / folder).mkdir(exist_ok=True)
+        (chart / "files" / folder / name).write_text(text)
+    values = mode("monitoring", NAMESPACE)
+    said = await renderer.did("template", "m", str(chart), "--no-hooks", values=values)
+    manifests = documents(said)
+    rule = named(manifests, "PrometheusRule", "m-mailrelay-one-more")
+    assert rule["spec"] == rules_file
+    assert rule["metadata"]["labels"]["release"] == "p"
+    found = named(manifests, "ConfigMap", "m-mailrelay-dashboard-one-more")
+    assert found["data"] == {"mailrelay-one_more.json": dashboard}
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert found["metadata"]["annotations"]["grafana_folder"] == "Mail"
 
 
 def deployment(manifests: list[Manifest]) -> Manifest:
