@@ -13,7 +13,7 @@ from mailrelay_operator.rights import OWN, RELAYS, rules
 from mailrelay_operator.settings import VERSION, operator_settings
 from tests.chart.helm import CHART, ROOT, Helm, named
 from tests.chart.modes import MODES, mode
-from tests.support.kubernetes.client import Client, Manifest, documents
+from tests.support.kubernetes.client import ApiRefusedError, Client, Manifest, documents
 
 pytestmark = pytest.mark.operator
 
@@ -21,17 +21,23 @@ CRD_FILE = ROOT / "operator" / "crd" / "mailrelays.yaml"
 NAMESPACE = "mail-system"
 
 
-@pytest.mark.parametrize("name", MODES)
-async def test_the_api_server_takes_every_manifest_strictly_and_without_a_warning(
-    name: str, helm: Helm, admin: Client, namespace: str
+async def test_the_api_server_takes_every_manifest_of_every_mode_strictly_and_without_a_warning(
+    helm: Helm, admin: Client, namespace: str
 ) -> None:
     await admin.apply(CRD_FILE.read_text())
     await admin.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "given"}})
-    manifests = await helm.rendered(namespace, mode(name, namespace))
-    assert manifests
-    for manifest in manifests:
-        await admin.apply(manifest, dry_run=True, strict=True)
-    assert admin.warnings == []
+    faults = []
+    for name in MODES:
+        manifests = await helm.rendered(namespace, mode(name, namespace))
+        assert manifests, name
+        for manifest in manifests:
+            try:
+                await admin.apply(manifest, dry_run=True, strict=True)
+            except ApiRefusedError as error:
+                faults.append(f"{name}: {error}")
+        faults += [f"{name}: {warning}" for warning in admin.warnings]
+        admin.warnings.clear()
+    assert faults == []
 
 
 @pytest.mark.parametrize("name", MODES)
@@ -41,7 +47,7 @@ async def test_helm_finds_nothing_to_complain_of(name: str, renderer: Helm) -> N
 
 
 @pytest.mark.parametrize("name", MODES)
-async def test_every_object_has_the_labels_and_annotations_of_all(
+async def test_every_object_has_the_labels_of_all_and_the_operator_takes_its_environment(
     name: str, renderer: Helm
 ) -> None:
     values = {
@@ -49,12 +55,17 @@ async def test_every_object_has_the_labels_and_annotations_of_all(
         "commonLabels": {"example.com/part": "mail"},
         "commonAnnotations": {"example.com/contact": "postmaster"},
     }
-    for manifest in await renderer.rendered(NAMESPACE, values):
+    manifests = await renderer.rendered(NAMESPACE, values)
+    for manifest in manifests:
         metadata = manifest["metadata"]
         who = f"{manifest['kind']} {metadata['name']}"
         assert metadata["labels"]["example.com/part"] == "mail", who
         assert metadata["labels"]["app.kubernetes.io/part-of"] == "mailrelay", who
         assert metadata["annotations"]["example.com/contact"] == "postmaster", who
+    settings = operator_settings(environment(manifests))
+    assert settings.namespace == NAMESPACE
+    assert settings.watched == tuple(values.get("operator", {}).get("watchNamespaces", ()))
+    assert settings.probe_address == "192.0.2.7:8080"
 
 
 async def test_the_definition_is_the_operators_and_stays_unless_told_otherwise(
@@ -93,18 +104,6 @@ async def test_an_operator_of_some_namespaces_has_rights_in_them_alone(renderer:
     bound = [each for each in manifests if each["kind"] == "RoleBinding"]
     account = {"kind": "ServiceAccount", "name": "mailrelay-operator", "namespace": NAMESPACE}
     assert all(each["subjects"] == [account] for each in bound)
-
-
-@pytest.mark.parametrize("name", MODES)
-async def test_the_operator_takes_the_environment_that_it_is_given(
-    name: str, renderer: Helm
-) -> None:
-    manifests = await renderer.rendered(NAMESPACE, mode(name, NAMESPACE))
-    settings = operator_settings(environment(manifests))
-    assert settings.namespace == NAMESPACE
-    wanted = mode(name, NAMESPACE).get("operator", {}).get("watchNamespaces", [])
-    assert settings.watched == tuple(wanted)
-    assert settings.probe_address == "192.0.2.7:8080"
 
 
 async def test_images_are_named_by_registry_tag_and_digest(renderer: Helm) -> None:

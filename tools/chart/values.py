@@ -233,7 +233,8 @@ class Crds(Values):
     check: bool = Field(
         default=True,
         description="Without enabled: whether to look that the one in the cluster is this "
-        "version's. false for who may not read definitions.",
+        "version's. false for who may not read definitions, and for Argo CD, which renders without "
+        "asking the cluster.",
     )
 
 
