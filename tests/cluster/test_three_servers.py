@@ -1,4 +1,4 @@
-"""Three NATS servers with three copies: one may go at any time, and the budget sees to the others."""
+"""Three NATS servers with three copies: one may go at any time, and the budget keeps the others."""
 
 from __future__ import annotations
 
