@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import report
 from tests.cluster.install import ROOT, Release
 from tests.cluster.mail import DEFERRED, DEFERRING, WILLING, Sink, start_sink
 from tests.cluster.relays import NAMESPACE, make_relay, wait_ready
@@ -20,9 +21,6 @@ IMAGES = tuple(target for target in TARGETS if target != "all-in-one")
 
 LOGS_VARIABLE = "MAILRELAY_CLUSTER_LOGS"  # a folder for the logs of what failed
 
-table: list[str] = []  # figures, shown at the end of the run
-# Scenario, messages, lost, sent twice, longest time without a 250 in seconds.
-rows: list[tuple[str, int, int, int, float]] = []
 _failed: list[str] = []
 
 
@@ -39,7 +37,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if scratch_folder() is None:
             pytest.exit("tests with pods run by `make test-cluster`", returncode=1)
         try:
-            table.extend(build_images(IMAGES))
+            report.lines.extend(build_images(IMAGES))
         except ImageError as error:
             pytest.exit(str(error), returncode=1)
 
@@ -61,7 +59,7 @@ def cluster() -> Iterator[NodeCluster]:
         if _failed:
             kept = Path(os.environ.get(LOGS_VARIABLE) or ROOT / ".cluster-logs")
             made.keep_logs(kept / time.strftime("%Y%m%d-%H%M%S"))
-            table.append(f"failed: {', '.join(_failed)}; the logs of all pods are in {kept}")
+            report.lines.append(f"failed: {', '.join(_failed)}; the logs of all pods are in {kept}")
         made.kill()
 
 
@@ -72,13 +70,13 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 async def _start(made: NodeCluster) -> None:
     await made.start(images=[TARGETS[target] for target in IMAGES])
-    table.append(
+    report.lines.append(
         ", ".join(f"{part} after {seconds:.1f} s" for part, seconds in made.seconds.items())
     )
     began = time.monotonic()
     async with open_client(made.kubeconfig) as client:
         await Release(made).install(client)
-    table.append(f"helm install to a ready operator: {time.monotonic() - began:.1f} s")
+    report.lines.append(f"helm install to a ready operator: {time.monotonic() - began:.1f} s")
 
 
 @pytest.fixture
@@ -127,12 +125,7 @@ def relay(cluster: NodeCluster, sink: Sink) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show the figures."""
-    if table:
+    if shown := list(report.shown()):
         terminalreporter.section("a cluster with real pods")
-        for line in table:
+        for line in shown:
             terminalreporter.write_line(line)
-        if rows:
-            titles = ("messages", "lost", "twice", "gap s")
-            terminalreporter.write_line(f"{'':44}" + "".join(f"{title:>10}" for title in titles))
-        for what, messages, lost, twice, gap in rows:
-            terminalreporter.write_line(f"{what:44}{messages:>10}{lost:>10}{twice:>10}{gap:>10.1f}")

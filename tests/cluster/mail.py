@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import itertools
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -194,12 +193,6 @@ async def secret(client: Client, name: str, in_namespace: str) -> dict[str, str]
     """A Secret's data, as text."""
     found = await client.get("v1", "Secret", name, namespace=in_namespace)
     return {key: base64.b64decode(value).decode() for key, value in found["data"].items()}
-
-
-def longest_gap_seconds(ledger: Ledger) -> float:
-    """The longest time in which no client was told 250, between the first and the last one."""
-    times = sorted(entry.time for entry in ledger.accepted)
-    return max((after - before for before, after in itertools.pairwise(times)), default=0.0)
 
 
 def _shared_folder(folder: Path) -> Path:

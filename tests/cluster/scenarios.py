@@ -240,14 +240,19 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 
 # Left to the whole form of the tier: what the others show, too, or what takes a minute or more.
 LONG: Final = {
+    "nothing happens",
     "kill -9 in an ingress pod",
     "kill -9 in the monitor's pod",
     "a sender pod is deleted",
     "the monitor's pod is deleted",
+    "the NATS pod is deleted, its volume kept",
+    "options are changed",
+    "the certificate is lost",
     "more pods, then fewer",
     "the operator is killed",
-    "no API server for a minute",
     "the chart is uninstalled and installed",
+    "no API server for a minute",
+    "drift is undone",
 }
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cluster.conftest import rows
-from tests.cluster.mail import Sink, load, longest_gap_seconds
+from tests.cluster import report
+from tests.cluster.mail import Sink, load
 from tests.cluster.relays import KIND, NAME, make_relay, wait_ready
 from tests.support.kubernetes.client import Client
 from tests.support.kubernetes.node_cluster import NodeCluster
@@ -49,13 +49,5 @@ async def test_a_relay_made_again_delivers_what_its_predecessor_took(
     await wait_ready(admin, NAMESPACE)
     verdict = await sink.wait_kept(ledger, client.run)
     assert verdict.exactly_once, str(verdict)
-    rows.append(
-        (
-            "the relay is deleted and made again",
-            verdict.accepted_messages,
-            len(verdict.lost),
-            len(verdict.duplicated),
-            longest_gap_seconds(ledger),
-        )
-    )
+    report.count("the relay is deleted and made again", ledger, verdict)
     await admin.delete("v1", "Namespace", NAMESPACE)

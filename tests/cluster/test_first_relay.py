@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.cluster.conftest import table
+from tests.cluster import report
 from tests.cluster.mail import WILLING, Sink, load
 from tests.cluster.relays import make_relay, wait_ready
 from tests.support.kubernetes.client import Client
@@ -33,5 +33,7 @@ async def test_ten_lines_make_a_relay_that_takes_mail(
         ledger = await client.finish()
     verdict = await willing_sink.wait_kept(ledger, client.run)
     assert verdict.exactly_once, str(verdict)
-    table.append(f"ready {ready:.1f} s after the apply, the first mail delivered {first:.1f} s")
+    report.lines.append(
+        f"ready {ready:.1f} s after the apply, the first mail delivered {first:.1f} s"
+    )
     await admin.delete("v1", "Namespace", NAMESPACE)

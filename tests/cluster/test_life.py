@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from tests.cluster.conftest import rows
+from tests.cluster import report
 from tests.cluster.install import Release
-from tests.cluster.mail import Sink, load, longest_gap_seconds
+from tests.cluster.mail import Sink, load
 from tests.cluster.relays import NAME, NAMESPACE, wait_ready
 from tests.cluster.scenarios import LONG, SCENARIOS, Scene
 from tests.support.kubernetes.client import Client
@@ -33,14 +33,6 @@ async def test_nothing_is_lost_when(
         await client.wait_accepted(100)
         ledger = await client.finish()
     verdict = await sink.wait_kept(ledger, client.run)
-    rows.append(
-        (
-            what,
-            verdict.accepted_messages,
-            len(verdict.lost),
-            len({row[0] for row in verdict.duplicated}),
-            longest_gap_seconds(ledger),
-        )
-    )
+    report.count(what, ledger, verdict)
     refused = [*ledger.with_outcome(Outcome.REFUSED), *ledger.with_outcome(Outcome.NOT_SENT)]
     assert not refused, f"{len(refused)} refused, the first one: {refused[0]}"

@@ -1,0 +1,40 @@
+"""What a run with pods came to, in figures: shown at its end."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from tests.support.ledger import Ledger, Verdict
+
+_TITLES = ("messages", "a second", "lost", "twice", "gap s")
+
+lines: list[str] = []
+_rows: list[tuple[str, int, float, int, int, float]] = []
+
+
+def count(what: str, ledger: Ledger, verdict: Verdict) -> None:
+    """Add a row: what happened, and what the client's and the sink's books say of it."""
+    times = sorted(entry.time for entry in ledger.accepted)
+    seconds = times[-1] - times[0] if times else 0.0
+    # The longest time in which no client was told 250, between the first one and the last.
+    gap = max((after - before for before, after in itertools.pairwise(times)), default=0.0)
+    _rows.append(
+        (
+            what,
+            verdict.accepted_messages,
+            len(times) / seconds if seconds else 0.0,
+            len({message for message, _ in verdict.lost}),
+            len({message for message, _, _ in verdict.duplicated}),
+            gap,
+        )
+    )
+
+
+def shown() -> Iterator[str]:
+    """Yield the lines and the table."""
+    yield from lines
+    if _rows:
+        yield f"{'':44}" + "".join(f"{title:>10}" for title in _TITLES)
+    for what, messages, rate, lost, twice, gap in _rows:
+        yield f"{what:44}{messages:>10}{rate:>10.1f}{lost:>10}{twice:>10}{gap:>10.1f}"
