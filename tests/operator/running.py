@@ -116,6 +116,11 @@ class RunningOperator:
     def has_ended(self) -> bool:
         return self._process is not None and self._process.returncode is not None
 
+    @property
+    def address(self) -> str:
+        """Where its face is: host:port."""
+        return f"127.0.0.1:{self._port}"
+
     async def ask(self, path: str) -> tuple[int, str]:
         """Status and text of its face."""
         return await asyncio.to_thread(_get, f"http://127.0.0.1:{self._port}{path}")

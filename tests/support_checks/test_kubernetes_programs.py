@@ -19,6 +19,7 @@ from tests.support.kubernetes.programs import (
     ETCD,
     KUBERNETES,
     MODULES,
+    PROMETHEUS,
     Module,
     ProgramNotFoundError,
     cache_folder,
@@ -101,7 +102,19 @@ def other_minor(module: Module, by: int) -> str:
 def test_the_sums_of_a_module_are_of_the_version_that_it_requires(module: Module) -> None:
     sums = (module.folder / "go.sum").read_text()
     named = re.findall(rf"^{re.escape(module.upstream)} v([\d.]+) h1:", sums, re.MULTILINE)
-    assert named == [dotted(module.version)]
+    assert named == [dotted(module.module_version)]
+
+
+def test_prometheus_is_called_after_its_module_and_known_by_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (_, minor, patch), said = PROMETHEUS.module_version, dotted(PROMETHEUS.version)
+    assert PROMETHEUS.module_version[0] == 0
+    assert said == f"{minor // 100}.{minor % 100}.{patch}"
+    text = f"promtool, version {said} (branch: , revision: unknown)"
+    there = script(tmp_path / "bin" / "promtool", f"echo '{text}'")
+    monkeypatch.setenv("PATH", str(there.parent))
+    assert find_programs(["promtool"], print) == {"promtool": there}
 
 
 def test_every_part_of_kubernetes_is_of_the_same_release() -> None:

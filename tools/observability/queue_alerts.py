@@ -29,9 +29,9 @@ QUEUE: Final = Group(
             Severity.CRITICAL,
             "2m",
             "mailrelay_queue_up == 0",
-            f"The queue of {WHICH} does not answer",
-            "The monitor gets no answer from NATS. Clients are told 451 and keep their mail; what "
-            "was accepted is safe on NATS' disk and waits.",
+            f"The queue of {WHICH} does not answer, or lacks a stream",
+            "The monitor gets no answer from NATS, or not all streams are there. Clients are told "
+            "451 and keep their mail; what was accepted is safe on NATS' disk and waits.",
         ),
         Alert(
             "QueueLostData",

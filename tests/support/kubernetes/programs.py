@@ -76,14 +76,20 @@ class Module:
         return _MODULES / self.name
 
     @property
-    def version(self) -> Version:
+    def module_version(self) -> Version:
         """The version that go.mod requires."""
         text = (self.folder / "go.mod").read_text()
         version = _version(rf"^(?:require |\t){re.escape(self.upstream)} v{{}}\s", text)
         assert version is not None, f"{self.name}/go.mod requires no {self.upstream}"
-        if self.is_of_prometheus:
-            return version[1] // 100, version[1] % 100, version[2]
         return version
+
+    @property
+    def version(self) -> Version:
+        """What the programs call it."""
+        major, minor, patch = self.module_version
+        return (
+            (minor // 100, minor % 100, patch) if self.is_of_prometheus else (major, minor, patch)
+        )
 
     @property
     def linker_flags(self) -> str:
