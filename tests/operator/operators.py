@@ -91,6 +91,33 @@ async def wait_made(client: Client, name: str = "relay") -> None:
     await wait_condition(client, "Progressing", "True", "Rolling", name)
 
 
+async def wait_replicas(client: Client, name: str, replicas: int, seconds: float = SOON) -> None:
+    """Wait until a Deployment is to have so many pods."""
+
+    async def has_them() -> bool:
+        found = await client.find("apps/v1", "Deployment", name)
+        there = found["spec"]["replicas"] if found is not None else None
+        assert there == replicas, f"it has {there}"
+        return True
+
+    await wait_until(has_them, seconds, f"{name} has {replicas} replicas", interval=0.1)
+
+
+@contextlib.asynccontextmanager
+async def kept_relay(
+    api_server: ApiServer,
+    admin: Client,
+    folder: Path,
+    spec: dict[str, Any] | None = None,
+    **settings: Any,  # noqa: ANN401 — the operator's
+) -> AsyncIterator[RunningOperator]:
+    """An operator in the client's namespace, and a relay whose objects it has made."""
+    async with operator(api_server, admin.namespace, folder, **settings) as running:
+        await admin.apply(relay(**(spec or {})))
+        await wait_made(admin)
+        yield running
+
+
 @contextlib.asynccontextmanager
 async def played_node(client: Client, *, failing: str = " ") -> AsyncIterator[None]:
     """Make pods run, all but those whose image contains `failing`."""

@@ -7,14 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.operator.operators import (
-    RELAY,
-    SOON,
-    operator,
-    relay,
-    wait_condition,
-    wait_made,
-)
+from tests.operator.operators import RELAY, SOON, kept_relay, operator, relay, wait_condition
 from tests.support.kubernetes.client import Client
 from tests.support.kubernetes.cluster import ApiServer
 from tests.support.wait import wait_until
@@ -70,11 +63,9 @@ async def versions(admin: Client) -> dict[str, str]:
 
 
 async def test_a_spec_that_only_the_relay_refuses_is_told_and_changes_nothing(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
-    async with operator(api_server, namespace, tmp_path):
-        await admin.apply(relay())
-        await wait_made(admin)
+    async with kept_relay(api_server, admin, tmp_path):
         before = await versions(admin)
         for what, routes, words in FAULTY:
             # Together with what would else make a new certificate and roll every pod.
@@ -108,13 +99,11 @@ async def test_nothing_is_made_of_a_new_relay_with_a_faulty_spec(
 
 
 async def test_pods_that_kubernetes_refuses_are_told_and_the_old_ones_stay(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
     # An affinity is handed on as it is, and amounts are held against each other by Kubernetes.
     pods = {"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}
-    async with operator(api_server, namespace, tmp_path):
-        await admin.apply(relay())
-        await wait_made(admin)
+    async with kept_relay(api_server, admin, tmp_path):
         before = await admin.get("apps/v1", "Deployment", "relay-sender")
         await admin.apply(relay(sender={"replicas": 5, "pods": pods}))
         said = await wait_condition(admin, "Degraded", "True", "ApplyRefused")

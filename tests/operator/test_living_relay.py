@@ -11,10 +11,9 @@ import pytest
 
 from tests.operator.operators import (
     SOON,
-    operator,
-    relay,
+    kept_relay,
     wait_condition,
-    wait_made,
+    wait_replicas,
 )
 from tests.operator.pods_as_processes import get
 from tests.operator.relay_of_cluster import cluster_relay
@@ -36,77 +35,74 @@ def autoscaling(least: int) -> dict[str, Any]:
     return {"minReplicas": least, "maxReplicas": 3, "scaleDownSeconds": 0}
 
 
-async def wait_senders(admin: Client, replicas: int, seconds: float = SOON) -> None:
-    async def are_so_many() -> bool:
-        found = await admin.get(*DEPLOYMENT, "relay-sender")
-        assert found["spec"]["replicas"] == replicas, found["spec"]["replicas"]
-        return True
-
-    await wait_until(are_so_many, seconds, f"{replicas} senders", interval=0.2)
-
-
 async def test_streams_that_the_queue_has_lost_are_made_again(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
     port = free_port()
     where = f"http://127.0.0.1:{port}"
-    async with operator(api_server, namespace, tmp_path / "operator", monitor_url=where):
-        await admin.apply(relay(queue=QUEUE, sender={"autoscaling": autoscaling(1)}))
-        await wait_made(admin)
-        async with cluster_relay(admin, tmp_path, port) as living:
-            await living.start("nats")
-            first = await living.run_job()
-            await living.start("monitor")
-            await wait_condition(admin, "QueueReady", "True", "Ready")
-            await living.stop("nats")
-            living.lose_volume()
-            await living.start("nats")
-            said = await wait_condition(admin, "QueueReady", "False", "StreamsMissing")
-            assert "mailrelay-in-0" in said
-            assert await living.run_job() != first
-            await wait_condition(admin, "QueueReady", "True", "Ready")
+    spec = {"queue": QUEUE, "sender": {"autoscaling": autoscaling(1)}}
+    async with (
+        kept_relay(api_server, admin, tmp_path / "operator", spec, monitor_url=where),
+        cluster_relay(admin, tmp_path, port) as living,
+    ):
+        await living.start("nats")
+        first = await living.run_job()
+        await living.start("monitor")
+        await wait_condition(admin, "QueueReady", "True", "Ready")
+        await living.stop("nats")
+        living.lose_volume()
+        await living.start("nats")
+        assert await living.run_job() != first
 
-            async def is_whole() -> bool:
-                token = living.secrets["relay-http-token"]["token"].decode()
-                headers = {"Authorization": f"Bearer {token}"}
-                status, text = await asyncio.to_thread(get, port, "/api/backlog", headers)
-                assert status == 200, text
-                return bool(json.loads(text)["missing"] == [])
+        async def was_told() -> bool:
+            # The condition is another one as soon as there is a new Job; an Event stays.
+            told = await admin.list("events.k8s.io/v1", "Event")
+            notes = [each["note"] for each in told if each["reason"] == "QueueReadyStreamsMissing"]
+            return any("mailrelay-in-0" in note for note in notes)
 
-            await wait_until(is_whole, SOON, "the queue has all its streams", interval=0.2)
+        await wait_until(was_told, SOON, "it is told what was lost", interval=0.2)
+        await wait_condition(admin, "QueueReady", "True", "Ready")
+
+        async def is_whole() -> bool:
+            token = living.secrets["relay-http-token"]["token"].decode()
+            headers = {"Authorization": f"Bearer {token}"}
+            status, text = await asyncio.to_thread(get, port, "/api/backlog", headers)
+            assert status == 200, text
+            return bool(json.loads(text)["missing"] == [])
+
+        await wait_until(is_whole, SOON, "the queue has all its streams", interval=0.2)
 
 
 async def test_deferred_mail_alone_wakes_senders_when_it_is_due_and_a_killed_monitor_wakes_one(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
     port = free_port()
     where = f"http://127.0.0.1:{port}"
     # It waits two minutes in its lane, and for the first minute and a half nobody is needed for it.
     retry = {"initialIntervalSeconds": RETRY_SECONDS, "maxIntervalSeconds": RETRY_SECONDS}
     sender = {"autoscaling": autoscaling(0), "retry": retry}
-    async with (
-        ScriptedUpstream(script=per_recipient({"b@example.net": DEFERRAL})) as upstream,
-        operator(api_server, namespace, tmp_path / "operator", monitor_url=where),
-    ):
+    async with ScriptedUpstream(script=per_recipient({"b@example.net": DEFERRAL})) as upstream:
         host = {"host": "127.0.0.1", "port": upstream.port, "tls": "Opportunistic"}
         routes = [{"name": "all", "smartHosts": [host]}]
-        await admin.apply(relay(queue=QUEUE, sender=sender, routes=routes))
-        await wait_made(admin)
-        async with cluster_relay(admin, tmp_path, port) as living:
+        spec = {"queue": QUEUE, "sender": sender, "routes": routes}
+        async with (
+            kept_relay(api_server, admin, tmp_path / "operator", spec, monitor_url=where),
+            cluster_relay(admin, tmp_path, port) as living,
+        ):
             await living.start("nats")
             await living.run_job()
             for component in ("ingress", "sender", "monitor"):
                 await living.start(component)
             await living.send()
             await wait_until(lambda: upstream.attempts, SOON, "the first attempt", interval=0.2)
-            await wait_senders(admin, 0)
+            await wait_replicas(admin, "relay-sender", 0)
             await living.stop("sender")
             upstream.script = accept_all
 
-            await wait_senders(admin, 1, RETRY_SECONDS + SOON)
+            await wait_replicas(admin, "relay-sender", 1, RETRY_SECONDS + SOON)
             await living.start("sender")
             await wait_until(lambda: upstream.received, SOON, "it is delivered", interval=0.2)
 
-            await wait_senders(admin, 0)
+            await wait_replicas(admin, "relay-sender", 0)
             await living.stop("monitor", kill=True)
-            await wait_senders(admin, 1)
+            await wait_replicas(admin, "relay-sender", 1)

@@ -12,11 +12,13 @@ from mailrelay_operator.rights import OWN, RELAYS, rules
 from tests.operator.operators import (
     ACCOUNT,
     SOON,
+    kept_relay,
     operator,
     played_node,
     relay,
     wait_condition,
     wait_made,
+    wait_replicas,
 )
 from tests.operator.running import RunningOperator
 from tests.operator.silent_api import SilentApi
@@ -33,14 +35,6 @@ LEASE = ("coordination.k8s.io/v1", "Lease")
 async def holder(admin: Client) -> str:
     lease = await admin.find(*LEASE, "mailrelay-operator")
     return str((lease or {}).get("spec", {}).get("holderIdentity", ""))
-
-
-async def wait_replicas(admin: Client, name: str, replicas: int) -> None:
-    async def has_them() -> bool:
-        found = await admin.find(*DEPLOYMENT, name)
-        return found is not None and found["spec"]["replicas"] == replicas
-
-    await wait_until(has_them, SOON, f"{name} has {replicas} replicas", interval=0.1)
 
 
 async def wait_config_map(admin: Client, name: str) -> None:
@@ -82,9 +76,7 @@ async def test_another_operator_takes_over(
 async def test_an_operator_that_was_frozen_ends_and_writes_nothing(
     api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
 ) -> None:
-    async with operator(api_server, namespace, tmp_path / "a") as frozen:
-        await admin.apply(relay())
-        await wait_made(admin)
+    async with kept_relay(api_server, admin, tmp_path / "a") as frozen:
         async with operator(api_server, namespace, tmp_path / "b") as other:
             frozen.freeze()
             await other.wait_leads()
@@ -98,11 +90,9 @@ async def test_an_operator_that_was_frozen_ends_and_writes_nothing(
 
 
 async def test_what_happens_while_the_api_server_is_away_is_seen_afterwards(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
-    async with operator(api_server, namespace, tmp_path) as running:
-        await admin.apply(relay())
-        await wait_made(admin)
+    async with kept_relay(api_server, admin, tmp_path) as running:
         await api_server.restart(kill=True)
         # At once: the operator's watches are not there again yet, as likely as not.
         await admin.delete("v1", "ConfigMap", "relay-config")
@@ -117,11 +107,9 @@ async def test_what_happens_while_the_api_server_is_away_is_seen_afterwards(
 
 
 async def test_an_api_server_that_is_away_for_a_while_ends_the_leader_in_order_of_its_lease(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
-    async with operator(api_server, namespace, tmp_path) as running:
-        await admin.apply(relay())
-        await wait_made(admin)
+    async with kept_relay(api_server, admin, tmp_path) as running:
         await api_server.stop(kill=True)
         try:
             # Its pod would be started again; nothing may be done without the Lease meanwhile.
@@ -233,12 +221,10 @@ async def test_a_silent_watch_is_unhealthy_and_what_it_does_not_tell_is_found_al
 
 
 async def test_what_a_watch_did_not_tell_the_list_tells(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
     # With a list each second or so, a watch is broken off again and again.
-    async with operator(api_server, namespace, tmp_path, relist_seconds=1.0):
-        await admin.apply(relay())
-        await wait_made(admin)
+    async with kept_relay(api_server, admin, tmp_path, relist_seconds=1.0):
         for replicas in (3, 5, 4):
             await admin.apply(relay(sender={"replicas": replicas}))
             await wait_replicas(admin, "relay-sender", replicas)
@@ -247,11 +233,9 @@ async def test_what_a_watch_did_not_tell_the_list_tells(
 
 
 async def test_somebody_who_writes_all_the_time_does_not_win(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
-    async with operator(api_server, namespace, tmp_path) as running:
-        await admin.apply(relay())
-        await wait_made(admin)
+    async with kept_relay(api_server, admin, tmp_path) as running:
 
         async def write() -> None:
             for number in range(100):

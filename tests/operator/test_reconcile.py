@@ -9,6 +9,7 @@ from tests.operator.operators import (
     RELAY,
     SOON,
     conditions,
+    kept_relay,
     operator,
     played_node,
     relay,
@@ -46,12 +47,8 @@ async def test_ten_lines_give_a_whole_relay_that_gets_ready(
     assert "ReadyReady" in told
 
 
-async def test_drift_is_undone(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
-) -> None:
-    async with operator(api_server, namespace, tmp_path) as running:
-        await admin.apply(relay())
-        await wait_made(admin)
+async def test_drift_is_undone(api_server: ApiServer, admin: Client, tmp_path: Path) -> None:
+    async with kept_relay(api_server, admin, tmp_path) as running:
         spy = {"name": "spy", "image": "evil"}
         await admin.patch(*DEPLOYMENT, "relay-sender", {"spec": {"replicas": 7}})
         pods = (await admin.get(*DEPLOYMENT, "relay-ingress"))["spec"]["template"]["spec"]
@@ -79,11 +76,9 @@ async def test_drift_is_undone(
 
 
 async def test_what_belongs_to_others_is_left_alone(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
-    async with operator(api_server, namespace, tmp_path):
-        await admin.apply(relay())
-        await wait_made(admin)
+    async with kept_relay(api_server, admin, tmp_path):
         mark = {"kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z"}
         restart = {"spec": {"template": {"metadata": {"annotations": mark}}}}
         await admin.patch(*DEPLOYMENT, "relay-sender", restart)
@@ -101,12 +96,10 @@ async def test_what_belongs_to_others_is_left_alone(
 
 
 async def test_what_a_changed_spec_no_longer_wants_goes(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
     policies = ("networking.k8s.io/v1", "NetworkPolicy")
-    async with operator(api_server, namespace, tmp_path):
-        await admin.apply(relay())
-        await wait_made(admin)
+    async with kept_relay(api_server, admin, tmp_path):
         assert await admin.list(*policies)
         await admin.apply(relay(networkPolicy={"enabled": False}))
 
@@ -118,11 +111,9 @@ async def test_what_a_changed_spec_no_longer_wants_goes(
 
 
 async def test_nothing_is_changed_while_a_relay_is_paused(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
-    async with operator(api_server, namespace, tmp_path):
-        await admin.apply(relay())
-        await wait_made(admin)
+    async with kept_relay(api_server, admin, tmp_path):
         await admin.apply(relay(paused=True, sender={"replicas": 5}))
         await wait_condition(admin, "Paused", "True", "Asked")
         await admin.patch(*DEPLOYMENT, "relay-ingress", {"spec": {"replicas": 4}})
@@ -145,13 +136,11 @@ async def test_nothing_is_changed_while_a_relay_is_paused(
 
 
 async def test_a_missing_secret_stops_a_change_and_its_arrival_lets_it_go_on(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
     host = {"host": "smtp.test", "credentialsSecretName": "upstream"}
     changed = relay(routes=[{"name": "all", "smartHosts": [host]}], sender={"replicas": 3})
-    async with operator(api_server, namespace, tmp_path):
-        await admin.apply(relay())
-        await wait_made(admin)
+    async with kept_relay(api_server, admin, tmp_path):
         await admin.apply(changed)
         said = await wait_condition(admin, "SecretsResolved", "False", "SecretMissing")
         assert said == (
@@ -194,9 +183,9 @@ async def test_the_address_is_the_load_balancers_when_there_is_one(
 
         await wait_until(is_told, SOON, f"the address is {address}", interval=0.1)
 
-    async with operator(api_server, namespace, tmp_path):
-        await admin.apply(relay(ingress={"service": {"type": "LoadBalancer"}}))
-        await wait_made(admin)
+    async with kept_relay(
+        api_server, admin, tmp_path, {"ingress": {"service": {"type": "LoadBalancer"}}}
+    ):
         await wait_address(f"relay-ingress.{namespace}.svc:587")
         # What a cloud's controller says, in the order in which clouds do.
         for point, address in (
@@ -246,11 +235,9 @@ async def test_a_secret_that_is_somebody_elses_is_never_taken_over(
 
 
 async def test_generated_secrets_are_made_once_and_again_when_they_are_gone(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
-    async with operator(api_server, namespace, tmp_path) as running:
-        await admin.apply(relay())
-        await wait_made(admin)
+    async with kept_relay(api_server, admin, tmp_path) as running:
         before = {each["metadata"]["name"]: each for each in await admin.list("v1", "Secret")}
         await admin.apply(relay(sender={"replicas": 4}))
         await admin.delete("v1", "Secret", "relay-smtp")
@@ -269,12 +256,10 @@ async def test_generated_secrets_are_made_once_and_again_when_they_are_gone(
 
 
 async def test_a_deleted_relay_goes_at_once_while_no_operator_is_there_and_its_volumes_stay(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
     claims = ("v1", "PersistentVolumeClaim")
-    async with operator(api_server, namespace, tmp_path) as running:
-        await admin.apply(relay())
-        await wait_made(admin)
+    async with kept_relay(api_server, admin, tmp_path) as running:
         await running.kill()
         await admin.delete(*RELAY, "relay")
 
@@ -290,11 +275,9 @@ async def test_a_deleted_relay_goes_at_once_while_no_operator_is_there_and_its_v
 
 
 async def test_the_volumes_go_with_a_relay_that_asks_for_it(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
-    async with operator(api_server, namespace, tmp_path):
-        await admin.apply(relay(deletionPolicy="Delete"))
-        await wait_made(admin)
+    async with kept_relay(api_server, admin, tmp_path, {"deletionPolicy": "Delete"}):
         await admin.delete(*RELAY, "relay")
 
         async def is_gone() -> bool:
@@ -323,11 +306,9 @@ async def test_a_policy_that_changes_its_mind_keeps_the_volumes(
 
 
 async def test_a_relay_that_is_made_again_at_once_gets_children_of_its_own(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
-    async with operator(api_server, namespace, tmp_path):
-        await admin.apply(relay())
-        await wait_made(admin)
+    async with kept_relay(api_server, admin, tmp_path):
         await admin.delete(*RELAY, "relay")
         await admin.apply(relay())
 

@@ -81,7 +81,10 @@ def test_a_secret_is_only_ever_named() -> None:
 
 def test_the_definition_in_the_repository_is_that_of_the_code() -> None:
     path = ROOT / "operator" / "crd" / "mailrelays.yaml"
-    assert yaml.safe_load(path.read_text()) == crd()
+    found = yaml.safe_load(path.read_text())
+    # By it the chart sees that a cluster has another version's (tools.reference.resource_page).
+    assert found["metadata"].pop("annotations").keys() == {"mailrelay.dev/definition"}
+    assert found == crd()
 
 
 @pytest.mark.parametrize("spec", [MINIMAL, FULL], ids=["minimal", "full"])

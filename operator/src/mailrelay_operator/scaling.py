@@ -93,9 +93,10 @@ class Scaling:
         if relay is None or not is_running:
             return  # what was asked before goes on
         numbers = self._backlogs.numbers(key)
-        is_well = numbers is None or not (numbers.fault or numbers.is_unavailable)
+        # A monitor that does not answer at all may not do so for long: a policy is in the way, say.
+        is_well = numbers is None or not (numbers.is_unavailable or numbers.missing)
         scales = relay.spec.sender.autoscaling is not None and not relay.spec.paused
-        often = scales or not (is_calm and is_well and not (numbers and numbers.missing))
+        often = scales or not (is_calm and is_well)
         self._backlogs.follow(
             key,
             Question(

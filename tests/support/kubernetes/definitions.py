@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from mailrelay_cli.go_build import Progress, cache_home, locked
 from tests.support.kubernetes import programs
-from tests.support.kubernetes.programs import Progress
 
 _FOLDER: Final = Path(__file__).parent / "modules" / "definitions"
 _SKAFFOLD: Final = "github.com/GoogleContainerTools/skaffold/v2"
@@ -37,7 +37,7 @@ def find_definitions(kinds: Iterable[str], progress: Progress) -> list[Path]:
     kept = _cache_folder()
     wanted = {kind: kept / f"{kind}.yaml" for kind in kinds}
     if not all(path.exists() for path in wanted.values()):
-        with programs._locked(kept, progress):
+        with locked(kept, progress, f"waiting for another process that is fetching to {kept}"):
             _fetch(kept, progress)
     return list(wanted.values())
 
@@ -45,7 +45,7 @@ def find_definitions(kinds: Iterable[str], progress: Progress) -> list[Path]:
 def _cache_folder() -> Path:
     text = (_FOLDER / "go.mod").read_text()
     versions = re.findall(r"^\t\S+ v(\S+)$", text, re.MULTILINE)
-    return programs.cache_folder(programs.ETCD).parents[1] / "definitions" / "_".join(versions)
+    return cache_home() / "definitions" / "_".join(versions)
 
 
 def _fetch(kept: Path, progress: Progress) -> None:

