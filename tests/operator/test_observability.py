@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.chart.helm import Helm
 from tests.operator.operators import operator, relay, wait_condition, wait_made
 from tests.prometheus.asked import asked, panels
-from tests.prometheus.observed import rules_at_once
+from tests.prometheus.observed import RULES, rules_at_once
 from tests.support.kubernetes.client import Client
 from tests.support.kubernetes.cluster import ApiServer
 from tests.support.kubernetes.programs import find_programs
 from tests.support.prometheus import Job, Prometheus
 from tests.support.wait import wait_until
+from tools.observability.files import DASHBOARDS
 from tools.observability.operator_alerts import OPERATOR
 
 pytestmark = [pytest.mark.operator, pytest.mark.timeout(600)]
@@ -61,6 +65,21 @@ async def test_panels_show_the_operator_and_a_relay_that_is_stopped_is_told(
 
 def _route_with_secret(name: str) -> dict[str, object]:
     return {"name": "all", "smartHosts": [{"host": "smtp.test", "credentialsSecretName": name}]}
+
+
+async def test_the_chart_brings_rules_and_dashboards_along_as_they_stand(tmp_path: Path) -> None:
+    monitoring = {"prometheusRule": {"enabled": True}, "dashboards": {"enabled": True}}
+    rendered = await Helm(tmp_path).rendered("mail", {"monitoring": monitoring})
+    (rules,) = (each for each in rendered if each["kind"] == "PrometheusRule")
+    assert rules["spec"] == yaml.safe_load(RULES.read_text())
+    dashboards = [
+        json.loads(text)
+        for each in rendered
+        if each["kind"] == "ConfigMap"
+        for name, text in each["data"].items()
+        if name.endswith(".json")
+    ]
+    assert dashboards == [json.loads(each.text()) for each in DASHBOARDS]
 
 
 def kubectl_commands() -> list[str]:
