@@ -104,7 +104,7 @@ async def test_each_limit_refuses_at_mail_with_its_reply_a_warning_and_a_metric(
     tmp_path: Path,
 ) -> None:
     await asyncio.to_thread(server.reset, log)
-    await wait_for_a_new_window(20)
+    await wait_for_a_new_window(60)
     sender = new_sender()
     with running_ingress(tmp_path / "one", server, **rate_limits(**{option: 2})) as ingress:
         for _ in range(2):
@@ -123,7 +123,7 @@ async def test_each_limit_refuses_at_mail_with_its_reply_a_warning_and_a_metric(
 
 
 async def test_the_null_reverse_path_is_a_sender_and_domains_fold(three: Ingress) -> None:
-    await wait_for_a_new_window(20)
+    await wait_for_a_new_window(60)
     name = new_sender().partition("@")[0]
     for spelling in ("sender.test", "SENDER.test", "Sender.Test"):
         assert (await submit(three, f"{name}@{spelling}")).code == 250
@@ -186,7 +186,7 @@ async def test_a_transaction_that_ends_without_250_gives_its_place_back(
     server: NatsServer,
     log: Logger,
 ) -> None:
-    await wait_for_a_new_window(20)
+    await wait_for_a_new_window(60)
     sender = new_sender()
     for _ in range(4):
         async with greeted(three) as dialogue:
@@ -201,7 +201,7 @@ async def test_a_transaction_that_ends_without_250_gives_its_place_back(
 
 
 async def test_an_open_transaction_holds_its_place(three: Ingress) -> None:
-    await wait_for_a_new_window(20)
+    await wait_for_a_new_window(60)
     sender = new_sender()
     async with greeted(three) as one, greeted(three) as two, greeted(three) as more:
         await one.cmd(f"MAIL FROM:<{sender}>", 250)
@@ -216,7 +216,7 @@ async def test_an_open_transaction_holds_its_place(three: Ingress) -> None:
 async def test_a_message_that_the_queue_has_no_room_for_is_not_counted(
     three: Ingress, server: NatsServer, log: Logger
 ) -> None:
-    await wait_for_a_new_window(20)
+    await wait_for_a_new_window(60)
     sender = new_sender()
     await asyncio.to_thread(server.reset, log, limits(queue_size=1))
     assert (await submit(three, sender)).code == 250
@@ -278,7 +278,7 @@ async def test_counters_survive_restarts_of_the_server_and_of_ingress(
 async def test_an_orderly_stop_leaves_only_what_was_accepted_on_the_counters(
     server: NatsServer, log: Logger, tmp_path: Path
 ) -> None:
-    await wait_for_a_new_window(20)
+    await wait_for_a_new_window(60)
     sender = new_sender()
     with running_ingress(tmp_path / "stopped", server, **rate_limits()) as ingress:
         async with greeted(ingress) as dialogue:

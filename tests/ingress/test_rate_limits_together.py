@@ -85,7 +85,7 @@ async def test_ten_rounds_of_everybodys_hour_accept_exactly_the_limit(
     with running_four(tmp_path, server, globalMaxPerHour=LIMIT) as ingresses:
         for number in range(10):
             await asyncio.to_thread(server.reset, log)
-            await wait_for_a_new_window(30)
+            await wait_for_a_new_window(60)
             # In some rounds nearly all clients come to one process, or to three of them.
             counts = [[70] * 4, [220, 20, 20, 20], [0, 60, 110, 110]][number % 3]
             with Ledger(None) as ledger:
@@ -103,7 +103,7 @@ async def test_the_other_limits_accept_exactly_as_many(
 ) -> None:
     await asyncio.to_thread(server.reset, log)
     with running_four(tmp_path, server, **{option: LIMIT}) as ingresses:
-        await wait_for_a_new_window(30)
+        await wait_for_a_new_window(60)
         with Ledger(None) as ledger:
             await send(ingresses, [70] * 4, ledger)
             assert accepted(ledger) == LIMIT
@@ -116,7 +116,7 @@ async def test_a_killed_ingress_costs_no_more_than_the_tokens_that_it_held(
 ) -> None:
     await asyncio.to_thread(server.reset, log)
     with running_four(tmp_path, server, globalMaxPerHour=LIMIT) as ingresses:
-        await wait_for_a_new_window(30)
+        await wait_for_a_new_window(60)
         with Ledger(None) as ledger:
             sending = asyncio.create_task(send(ingresses, [70] * 4, ledger))
             await wait_accepted(ledger, LIMIT // 4)
