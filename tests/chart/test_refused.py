@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import pytest
+import yaml
 
 from tests.chart.helm import CHART, Helm, Values
 from tests.chart.left import CRD, cluster_objects, objects
 from tests.chart.test_rendering import CRD_FILE
-from tests.support.kubernetes.client import Client
+from tests.support.kubernetes.client import Client, Manifest
 from tests.support.kubernetes.cluster import ApiServer
 
 pytestmark = pytest.mark.operator
@@ -123,7 +125,7 @@ async def test_two_operators_of_one_namespace_are_refused(
 async def test_a_definition_that_somebody_applied_is_handed_over_by_what_the_message_says(
     helm: Helm, api_server: ApiServer, admin: Client, namespace: str
 ) -> None:
-    await admin.apply(CRD_FILE.read_text())
+    await admin.apply(older_definition(), manager="kubectl")
     install = ("install", "mailrelay", str(CHART), "--namespace", namespace)
     said = await helm.refused(*install)
     assert (
@@ -133,7 +135,23 @@ async def test_a_definition_that_somebody_applied_is_handed_over_by_what_the_mes
     assert len(commands) == 2
     for command in commands:
         await api_server.kubectl(*command.split()[1:])
-    await helm.did(*install)
+    (flag,) = re.findall(r"install and upgrade with (--[-a-z]+)", said)
+    await helm.did(*install, flag)
+    wanted = yaml.safe_load(CRD_FILE.read_text())["spec"]["versions"]
+    assert (await admin.get(*CRD))["spec"]["versions"] == wanted
+    await admin.apply(older_definition(), manager="kubectl")
+    await helm.did("upgrade", *install[1:], flag)
+    assert (await admin.get(*CRD))["spec"]["versions"] == wanted
+
+
+def older_definition() -> Manifest:
+    """The definition as another version may have had it."""
+    found: Manifest = yaml.safe_load(CRD_FILE.read_text())
+    (version,) = found["spec"]["versions"]
+    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    spec["properties"]["paused"]["description"] = "In other words."
+    found["metadata"]["annotations"]["mailrelay.dev/definition"] = "sha256:older"
+    return found
 
 
 async def test_a_definition_of_another_version_is_named_when_the_chart_may_not_change_it(
