@@ -122,16 +122,27 @@ def _tell_inside(outer: int) -> None:
 
 @contextlib.contextmanager
 def orderly_signals() -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Let SIGTERM and Ctrl-C call what is given, so that everything is taken down in order."""
+    """Let SIGTERM and Ctrl-C call what is given, so that everything is taken down in order.
+
+    What is given after a signal came is called at once.
+    """
     told: list[Callable[[], None]] = []
+    has_come = False
 
     def take(_number: int, _frame: object) -> None:
+        nonlocal has_come
+        has_come = True
         for callback in told:
+            callback()
+
+    def tell(callback: Callable[[], None]) -> None:
+        told.append(callback)
+        if has_come:
             callback()
 
     before = {number: signal.signal(number, take) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield told.append
+        yield tell
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
