@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
+import smtplib
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -235,6 +236,18 @@ async def test_mail_is_taken_under_tls_from_the_generated_user_and_captured(
         await running.wait_message("captured")
         status, _ = await asyncio.to_thread(get, running.http, "/api/messages")
         assert status == 401
+
+
+@pytest.mark.timeout(300)
+async def test_the_monitor_is_ready_where_the_relay_serves_other_networks_than_the_pods(
+    tmp_path: Path,
+) -> None:
+    spec = {**CAPTURES, "security": {"allowedNetworks": ["192.0.2.0/24"]}}
+    async with running_relay(spec, tmp_path, {}) as running:
+        with pytest.raises(smtplib.SMTPConnectError, match="550"):
+            await asyncio.to_thread(send, running.smtp, running.secrets, "mail", "apps")
+        status, text = await asyncio.to_thread(get, running.http, "/readyz")
+        assert status == 200, text
 
 
 @pytest.mark.timeout(300)
