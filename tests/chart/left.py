@@ -36,6 +36,16 @@ async def cluster_objects(admin: Client) -> set[str]:
     return found
 
 
+async def wait_served(admin: Client) -> None:
+    """Wait until relays can be used: a moment after Helm has made their definition."""
+    group = f"/apis/{RELAY[0]}"
+
+    async def is_served() -> bool:
+        return await admin.answers(group) and await admin.answers(f"{group}/mailrelays")
+
+    await wait_until(is_served, GONE_SECONDS, "relays are served", interval=0.1)
+
+
 async def remove_everything(admin: Client) -> None:
     """Remove what the chart makes outside namespaces, and every relay with its definition."""
     for kind in ("ClusterRole", "ClusterRoleBinding"):

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.chart.helm import CHART, Helm, Outcome, Values
-from tests.chart.left import RELAY, objects
+from tests.chart.left import RELAY, objects, wait_served
 from tests.chart.modes import SPEC, mode
 from tests.operator.operators import SOON
 from tests.support.kubernetes.client import Client, Manifest
@@ -81,10 +81,12 @@ async def installed(
     running = asyncio.create_task(helm.run(*arguments, values=values))
     try:
         said = await worked(api_server, admin, folder)
-        return await running, said
+        outcome = await running
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+    await wait_served(admin)
+    return outcome, said
 
 
 async def worked(api_server: ApiServer, admin: Client, folder: Path) -> str:

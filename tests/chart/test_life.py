@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.chart.helm import CHART, Helm, Values
-from tests.chart.left import CRD, cluster_objects, objects
+from tests.chart.left import CRD, cluster_objects, objects, wait_served
 from tests.support.kubernetes.client import Client, Manifest
 
 pytestmark = pytest.mark.operator
@@ -82,6 +82,7 @@ async def test_relays_stay_when_it_is_uninstalled_and_are_there_for_the_next_one
         "metadata": {"name": "relay"},
         "spec": {"deletionPolicy": "Delete"},
     }
+    await wait_served(admin)
     (stored,) = await admin.apply(relay)
     await helm.did("uninstall", "mailrelay", "--namespace", namespace, "--wait")
     found = await admin.get("mailrelay.dev/v1alpha1", "MailRelay", "relay")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chart.helm import CHART, Helm, Values
+from tests.chart.left import wait_served
 from tests.chart.modes import SPEC
 from tests.operator.operators import RELAY, SOON, played_node, wait_condition
 from tests.operator.running import RunningOperator
@@ -62,6 +63,7 @@ async def operator_of_the_deployment(
     try:
         await running.start()
         await running.wait_ready()
+        await wait_served(admin)
         yield running
     finally:
         await running.kill()
