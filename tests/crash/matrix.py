@@ -153,15 +153,14 @@ async def _run_cells(
 async def _again(rigs: dict[str, list[Rig]], result: Result) -> Result:
     """A step may be passed less often than in the dry run: die at the last passing there was.
 
-    How often differs from run to run (what comes together is counted together), so several tries.
+    How often differs from run to run (what comes together is counted together, and what is deleted
+    at once has no file written first), so several tries.
     """
     for _ in range(_MORE_TRIES):
         point = result.point
         if point is None or result.reached or result.error:
             break
-        count = result.counts[point.process, point.step]
-        if count == 0:
-            break
+        count = result.counts[point.process, point.step] or 1
         nearer = replace(point, nth=min(count, point.nth))
         result = await run_cell(rigs[result.walk.kind][0], result.walk, nearer)
     return result
