@@ -70,16 +70,13 @@ async def message_at(
     None takes as long as in `last_message`. Raises QueueError; QueueUnavailableError also when
     whoever answered may lead no more.
     """
-    while_it_stood = True
-    while True:
-        found = await message(connection, stream, {"seq": sequence})
-        if found is not None:
-            return found
-        info = await stream_info(connection, stream)
-        if not while_it_stood or not is_replicated(info):
-            return None
-        while_it_stood = False
+    found = await message(connection, stream, {"seq": sequence})
+    if found is None and is_replicated(await stream_info(connection, stream)):
         await asyncio.sleep(SPOKEN_SECONDS)
+        found = await message(connection, stream, {"seq": sequence})
+        if found is None:
+            await stream_info(connection, stream)
+    return found
 
 
 async def message(
