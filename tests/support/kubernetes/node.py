@@ -132,7 +132,7 @@ class Node:
 
     def import_from_engine(self, *names: str) -> None:
         """Give the node's containerd images of the Docker engine."""
-        with subprocess.Popen(["docker", "save", *names], stdout=subprocess.PIPE) as saving:  # noqa: S607
+        with subprocess.Popen(["docker", "save", *names], stdout=subprocess.PIPE) as saving:  # noqa: S607 — on PATH
             done = subprocess.run(
                 self._ctr_command("images", "import", "-"),
                 stdin=saving.stdout,

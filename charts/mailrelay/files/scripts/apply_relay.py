@@ -56,7 +56,7 @@ def ask(url: str, relay: dict[str, object]) -> tuple[int, str]:
     )
     context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
     try:
-        with urllib.request.urlopen(request, timeout=30, context=context) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=30, context=context) as answer:  # noqa: S310 — as above
             return answer.status, ""
     except urllib.error.HTTPError as error:
         body = error.read().decode(errors="replace")
