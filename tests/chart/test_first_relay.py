@@ -18,6 +18,7 @@ from tests.chart.helm import CHART, Helm, Outcome, Values
 from tests.chart.left import RELAY, objects, wait_served
 from tests.chart.modes import SPEC, mode
 from tests.operator.operators import SOON
+from tests.support import command
 from tests.support.kubernetes.client import Client, Manifest
 from tests.support.kubernetes.cluster import ApiServer
 from tests.support.wait import wait_until
@@ -129,21 +130,13 @@ async def ran(pod: Manifest, api_server: ApiServer, admin: Client, folder: Path)
         "KUBERNETES_SERVICE_HOST": host,
         "KUBERNETES_SERVICE_PORT": port,
     }
-    process = await asyncio.create_subprocess_exec(
+    done = await command.run(
         sys.executable,
         *(each.replace("/first/", f"{files}/") for each in arguments),
-        env=environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+        environ=environment,
+        limit=180,
     )
-    try:
-        out, _ = await asyncio.wait_for(process.communicate(), 180)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise
-    assert process.returncode is not None
-    return process.returncode, out.decode()
+    return done.code, done.stdout + done.stderr
 
 
 def account_files(kubeconfig: Path) -> tuple[str, dict[str, str]]:

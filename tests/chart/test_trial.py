@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from tests.chart.helm import Helm, named
 from tests.operator.pods_as_processes import Secrets
 from tests.operator.test_pods_as_processes import running_relay
+from tests.support import command
 from tests.support.kubernetes.client import Manifest
 from tests.support.ports import free_port
 
@@ -109,20 +109,12 @@ async def ran(
     }
     file = folder / "try_relay.py"
     file.write_text(script)
-    process = await asyncio.create_subprocess_exec(
+    done = await command.run(
         sys.executable,
         "-c",
         RUN,
         str(file),
-        env={"PATH": os.environ["PATH"], **environment},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+        environ={"PATH": os.environ["PATH"], **environment},
+        limit=200,
     )
-    try:
-        out, _ = await asyncio.wait_for(process.communicate(), 200)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise
-    assert process.returncode is not None
-    return process.returncode, out.decode()
+    return done.code, done.stdout + done.stderr

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import datetime as dt
 import json
 import os
 import secrets
-import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from tests.support.command import Done
+from tests.support.command import run as run_command
 from tests.support.wait import wait_until
 
-ROOT = Path(__file__).parents[2]
 COMMAND_SECONDS = 120.0
 HEALTHY_SECONDS = 90.0  # the check is asked every 10 s; on a busy machine the relay takes 10 s
 ALL_IN_ONE, SPLIT = "docker-compose.yml", "docker-compose.split.yml"
@@ -28,38 +26,11 @@ class DockerError(AssertionError):
     """A command that should have succeeded; the text has what it said."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What a command came to."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
 async def run(
     *command: str, environ: Mapping[str, str] | None = None, limit: float = COMMAND_SECONDS
 ) -> Done:
     """Run a command to its end."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=ROOT,
-        env=dict(environ) if environ is not None else None,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        stdout, stderr = await asyncio.wait_for(process.communicate(), limit)
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        raise
-    assert process.returncode is not None
-    return Done(
-        process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace")
-    )
+    return await run_command(*command, environ=environ, limit=limit)
 
 
 async def do(

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from tests.compose.base_image import ensure_base_image
-from tests.compose.docker import ROOT, run
+from tests.compose.docker import run
+from tests.support.command import ROOT
 
 # A target of the Dockerfile: the name that the compose files give its image.
 TARGETS: Final = {

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.compose.docker import ROOT, docker, logs_of
+from tests.compose.docker import docker, logs_of
+from tests.support.command import ROOT
 from tests.support.deliveries import Delivery, read_deliveries
 from tests.support.ledger import Ledger, Verdict, compare
 from tests.support.wait import wait_until

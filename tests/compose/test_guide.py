@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.compose.clients import wait_total
-from tests.compose.docker import ALL_IN_ONE, QUICK, ROOT, Project, do, docker, inspect
+from tests.compose.docker import ALL_IN_ONE, QUICK, Project, do, docker, inspect
 from tests.support.certificates import make_certificates
+from tests.support.command import ROOT
 from tests.support.smtp_client import SmtpDialogue
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(400)]

@@ -7,7 +7,6 @@ is somebody's is not stopped: tests that need that are skipped there, and say so
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import secrets
@@ -18,6 +17,7 @@ from typing import Any, Final, Self
 import pytest
 import yaml
 
+from tests.support import command
 from tests.support.kubernetes.audit import AskedRequest, requests_of
 from tests.support.kubernetes.client import Client, Manifest, open_client
 from tests.support.kubernetes.control_plane import ControlPlane
@@ -130,27 +130,17 @@ class ApiServer:
     async def kubectl(self, *arguments: str, stdin: str = "", namespace: str = "default") -> str:
         """Run kubectl as administrator; its output, or a failure that tells what it said."""
         program = find_programs(["kubectl"], print)["kubectl"]
-        process = await asyncio.create_subprocess_exec(
+        done = await command.run(
             program,
             f"--kubeconfig={self.kubeconfig}",
             f"--namespace={namespace}",
             f"--cache-dir={self._folder / 'kubectl-cache'}",
             *arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            limit=KUBECTL_SECONDS,
+            stdin=stdin,
         )
-        try:
-            out, err = await asyncio.wait_for(
-                process.communicate(stdin.encode()), timeout=KUBECTL_SECONDS
-            )
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            raise
-        assert process.returncode == 0, f"kubectl {' '.join(arguments)}: {err.decode()}"
-        return out.decode()
+        assert done.code == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
 
     # --- What may happen to it ----------------------------------------------------------------
 

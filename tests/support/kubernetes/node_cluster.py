@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from tests.support import command
 from tests.support.kubernetes import machine
 from tests.support.kubernetes.client import open_client
 from tests.support.kubernetes.control_plane import ControlPlane
@@ -89,26 +90,16 @@ class NodeCluster:
 
     async def kubectl(self, *arguments: str, stdin: str = "") -> str:
         """Run kubectl as administrator; its output, or a failure that tells what it said."""
-        process = await asyncio.create_subprocess_exec(
+        done = await command.run(
             self._kubectl,
             f"--kubeconfig={self.kubeconfig}",
             f"--cache-dir={self.scratch / 'kubectl-cache'}",
             *arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            limit=KUBECTL_SECONDS,
+            stdin=stdin,
         )
-        try:
-            out, err = await asyncio.wait_for(
-                process.communicate(stdin.encode()), timeout=KUBECTL_SECONDS
-            )
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            raise
-        assert process.returncode == 0, f"kubectl {' '.join(arguments)}: {err.decode()}"
-        return out.decode()
+        assert done.code == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
 
 
 def scratch_folder() -> Path | None:
