@@ -170,7 +170,7 @@ def cpu_seconds(relay: Relay) -> dict[str, float]:
 
 
 @contextlib.asynccontextmanager
-async def fsyncs_of(pid: int, file: Path, wanted: bool) -> AsyncIterator[list[int]]:  # noqa: FBT001
+async def fsyncs_of(pid: int, file: Path, wanted: bool) -> AsyncIterator[list[int]]:
     """Count a process's fsyncs during a `with` block; the count is there behind it."""
     counted = [0]
     if not wanted:

@@ -49,7 +49,7 @@ def steps(lines: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("implicit", [False, True])
 async def test_a_good_upstream_passes_every_step_and_is_sent_nothing(
-    implicit: bool,  # noqa: FBT001
+    implicit: bool,
     certificates: Certificates,
     tmp_path: Path,
 ) -> None:

@@ -306,7 +306,7 @@ def peak_megabytes(pid: int) -> float:
 async def test_ten_thousand_recipients_in_one_message(
     tmp_path: Path,
     delay_ms: int,
-    is_killed: bool,  # noqa: FBT001
+    is_killed: bool,
 ) -> None:
     everybody = people("m", 10_000)
     bad = {everybody[number] for number in (7, 5000, 9999)}

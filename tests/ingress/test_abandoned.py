@@ -44,7 +44,7 @@ class Taking:
 
     async def begin(self, pieces: int, recipients: int = 1) -> Intake:
         # Neither 8BITMIME nor SMTPUTF8.
-        transaction = Transaction("a@example.org", False, False, 0)  # noqa: FBT003
+        transaction = Transaction("a@example.org")
         for number in range(recipients):
             transaction.add(f"r{number}@example.com")
         submission = Submission.begin(Client("127.0.0.1", is_local=True), transaction, "relay.test")

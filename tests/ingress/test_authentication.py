@@ -258,7 +258,7 @@ def test_a_name_is_slowed_down_and_never_locked() -> None:
         ("192.0.2.1", "192.0.2.2", False),
     ],
 )
-def test_an_ipv6_network_counts_as_one_address(one: str, other: str, same: bool) -> None:  # noqa: FBT001
+def test_an_ipv6_network_counts_as_one_address(one: str, other: str, same: bool) -> None:
     throttle = GuessThrottle()
     for number in range(MAX_GUESSES_OF_ADDRESS):
         throttle.failed(one, b"user %d" % number, 0.0)

@@ -296,7 +296,7 @@ SMUGGLED = (
 @pytest.mark.parametrize("apart", [False, True], ids=["one-write", "two-writes"])
 async def test_smuggling_is_refused_and_there_is_no_second_message(
     ending: bytes,
-    apart: bool,  # noqa: FBT001
+    apart: bool,
     unharmed: Ingress,
     server: NatsServer,
     log: Logger,

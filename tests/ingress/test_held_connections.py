@@ -34,7 +34,7 @@ def _in_handshake(port: int) -> socket.socket:
 
 @pytest.mark.parametrize("reset", [True, False], ids=["RST", "FIN"])
 async def test_a_client_that_leaves_within_the_handshake_is_no_longer_counted(
-    reset: bool,  # noqa: FBT001 — a plain yes or no
+    reset: bool,
     secure_ingress: Ingress,
 ) -> None:
     for _ in range(3):

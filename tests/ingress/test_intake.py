@@ -31,7 +31,7 @@ class FaultyStore:
 
 def begun(share: Share) -> Intake:
     # Neither 8BITMIME nor SMTPUTF8.
-    transaction = Transaction("a@example.org", False, False, 0)  # noqa: FBT003
+    transaction = Transaction("a@example.org")
     transaction.add("r@example.com")
     submission = Submission.begin(Client("127.0.0.1", is_local=True), transaction, "relay.test")
     return Intake(submission, share, cast("BodyStore", FaultyStore()), lambda _: None)

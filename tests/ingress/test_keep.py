@@ -30,7 +30,7 @@ DOTTED = b"Subject: x\r\n\r\n.\r\n..\r\n.dot\r\ntext.\r\n"
 
 def submission() -> Submission:
     client = Client("192.0.2.1", is_local=False, helo="\udcff", esmtp=True)
-    transaction = Transaction("a@b.test", smtputf8=False, body_8bitmime=False, declared_bytes=0)
+    transaction = Transaction("a@b.test")
     transaction.add("ü@d.test")
     return Submission.begin(client, transaction, "relay.test")
 

@@ -169,7 +169,7 @@ def test_only_the_domain_folds_for_the_same_mailbox() -> None:
         (".".join(["a"] * 129), False),
     ],
 )
-def test_a_helo_name_is_a_domain_or_an_address_literal(name: str, good: bool) -> None:  # noqa: FBT001
+def test_a_helo_name_is_a_domain_or_an_address_literal(name: str, good: bool) -> None:
     assert is_helo_name(name) is good
 
 

@@ -224,7 +224,7 @@ def test_the_environment_overrides_the_file_and_the_file_the_default(tmp_path: P
 @pytest.mark.parametrize(
     ("text", "value"), [("true", True), ("false", False), ("1", True), ("0", False)]
 )
-def test_a_truth_value_in_the_environment(tmp_path: Path, text: str, value: bool) -> None:  # noqa: FBT001
+def test_a_truth_value_in_the_environment(tmp_path: Path, text: str, value: bool) -> None:
     config = load_config(write(tmp_path, GOOD), {"CONTINUE_ON_ERROR": text})
     assert config.continue_on_error is value
 

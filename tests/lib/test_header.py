@@ -60,10 +60,10 @@ def stamp(hop: Hop, *recipients: str) -> str:
     ],
 )
 def test_the_protocol_keyword_is_that_of_rfc_3848_and_6531(
-    esmtp: bool,  # noqa: FBT001
-    smtputf8: bool,  # noqa: FBT001
+    esmtp: bool,
+    smtputf8: bool,
     tls: str,
-    authenticated: bool,  # noqa: FBT001
+    authenticated: bool,
     keyword: str,
 ) -> None:
     hop = replace(HOP, esmtp=esmtp, smtputf8=smtputf8, tls=tls, authenticated=authenticated)
@@ -132,8 +132,8 @@ HEAD = b"Subject: x\r\nFrom: a@b.test\r\n"
 )
 def test_date_and_message_id_are_found_only_in_the_header_section(
     content: bytes,
-    date: bool,  # noqa: FBT001
-    message_id: bool,  # noqa: FBT001
+    date: bool,
+    message_id: bool,
 ) -> None:
     section = read_header(content)
     assert (section.has_date, section.has_message_id) == (date, message_id)
@@ -171,7 +171,7 @@ def test_received_fields_are_counted_whatever_their_case_and_folding() -> None:
         (b"traceparent: rubbish", False),
     ],
 )
-def test_a_traceparent_is_found_in_the_header(line: bytes, found: bool) -> None:  # noqa: FBT001
+def test_a_traceparent_is_found_in_the_header(line: bytes, found: bool) -> None:
     assert bool(read_header(HEAD + line + b"\r\n\r\n").traceparent) is found
     assert not read_header(HEAD + b"\r\n" + line + b"\r\n").traceparent
 

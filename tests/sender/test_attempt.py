@@ -172,7 +172,7 @@ async def test_a_connection_lost_between_recipients_defers_those_not_decided(
 @pytest.mark.parametrize("action", [CloseInContent, AcceptThenClose])
 async def test_a_connection_lost_around_the_content_defers(
     action: Any,  # noqa: ANN401
-    reset: bool,  # noqa: FBT001
+    reset: bool,
     upstream: ScriptedUpstream,
     pool: ConnectionPool,
 ) -> None:

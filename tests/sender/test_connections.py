@@ -103,7 +103,7 @@ async def test_a_connection_is_kept_for_the_next_message(
 
 @pytest.mark.parametrize("reset", [False, True])
 async def test_a_kept_connection_closed_meanwhile_is_replaced_by_a_fresh_one(
-    reset: bool,  # noqa: FBT001 — a parameter of the test
+    reset: bool,
     upstream: ScriptedUpstream,
     pool: ConnectionPool,
 ) -> None:

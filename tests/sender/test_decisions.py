@@ -123,9 +123,9 @@ def test_every_recipient_goes_exactly_one_way(
     dispositions: list[Disposition],
     age: float,
     attempt: int,
-    resend: bool,  # noqa: FBT001
+    resend: bool,
     faults: int,
-    fault: bool,  # noqa: FBT001
+    fault: bool,
 ) -> None:
     job = make_job(len(dispositions), attempt=attempt, faults=faults, resend_of=7 if resend else 0)
     rest = decide(job, dispositions, now=ACCEPTED_AT + age, fault=fault)

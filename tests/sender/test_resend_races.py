@@ -162,7 +162,7 @@ async def test_a_sender_killed_at_a_step_of_a_resend_leaves_one_end(
     tmp_path: Path,
     kill_at: str,
     deliveries: set[int],
-    good: bool,  # noqa: FBT001
+    good: bool,
 ) -> None:
     script = per_recipient({TO: Accept() if good else REFUSED})
     async with ScriptedUpstream(script) as upstream:

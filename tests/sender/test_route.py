@@ -67,7 +67,7 @@ def job_to(*addresses: str, **changes: Any) -> Job:  # noqa: ANN401 — the fiel
 def test_the_most_specific_entry_decides_whatever_the_order(
     address: str,
     route: str,
-    reverse: bool,  # noqa: FBT001 — a parameter of the test
+    reverse: bool,
 ) -> None:
     order = reversed(ROUTES.items()) if reverse else ROUTES.items()
     assert routing(dict(order)).route_of(address).name == route

@@ -187,7 +187,7 @@ async def test_with_one_slot_what_comes_alone_waits_for_one_delivery_only(
 async def test_a_job_that_came_and_went_for_its_turn_is_not_suspected_of_killing(
     tmp_path: Path,
     batches: int,
-    is_suspected: bool,  # noqa: FBT001
+    is_suspected: bool,
 ) -> None:
     async with rig(tmp_path, 0.0) as made:
         names = made.sender.names

@@ -25,7 +25,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.mark.parametrize("implicit", [False, True], ids=["starttls", "implicit"])
 async def test_tls_is_used_and_verified_against_the_configured_authority(
-    implicit: bool,  # noqa: FBT001 — a parameter of the test
+    implicit: bool,
     certificates: Certificates,
 ) -> None:
     offers = Extensions(starttls=certificates.server.context(), implicit_tls=implicit)
@@ -44,7 +44,7 @@ async def test_tls_is_used_and_verified_against_the_configured_authority(
 @pytest.mark.parametrize("which", ["self_signed", "expired", "untrusted"])
 async def test_a_certificate_that_does_not_verify_defers_with_a_clear_reply(
     which: str,
-    implicit: bool,  # noqa: FBT001 — a parameter of the test
+    implicit: bool,
     certificates: Certificates,
 ) -> None:
     server = certificates.server if which == "untrusted" else getattr(certificates, which)

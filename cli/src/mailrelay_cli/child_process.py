@@ -110,8 +110,8 @@ class ChildProcess:
         finally:
             os.close(ready_end)
         self.pid = self._popen.pid
-        self._stdout = Lines(_taken(self._popen.stdout), lambda lines: sink(lines, False))  # noqa: FBT003
-        self._stderr = Lines(_taken(self._popen.stderr), lambda lines: sink(lines, True))  # noqa: FBT003
+        self._stdout = Lines(_taken(self._popen.stdout), lambda lines: sink(lines, False))  # noqa: FBT003 — is_error
+        self._stderr = Lines(_taken(self._popen.stderr), lambda lines: sink(lines, True))  # noqa: FBT003 — is_error
         os.set_blocking(self._ready_fd, False)
         loop.add_reader(self._ready_fd, self._read_ready)
         self._watch(loop)

@@ -130,12 +130,12 @@ def _asks_smtputf8(text: str) -> bool:
 
 def _none(parameters: str) -> Reply | Transaction:
     """HELO offered no extensions, so there are no parameters."""
-    return replies.UNKNOWN_PARAMETER if parameters else Transaction("", False, False, 0)  # noqa: FBT003
+    return replies.UNKNOWN_PARAMETER if parameters else Transaction("")
 
 
 def _mail_parameters(text: str) -> Reply | Transaction:
     """Read SIZE (RFC 1870), BODY (RFC 6152) and SMTPUTF8 (RFC 6531)."""
-    transaction = Transaction("", smtputf8=False, body_8bitmime=False, declared_bytes=0)
+    transaction = Transaction("")
     for parameter in text.split():
         name, has_value, value = parameter.partition("=")
         match name.upper():

@@ -26,9 +26,9 @@ class Transaction:
     """One MAIL … DATA under way. Recipients keep their order; exact repeats count once."""
 
     reverse_path: str
-    smtputf8: bool
-    body_8bitmime: bool
-    declared_bytes: int  # by SIZE=, 0 when the client did not say
+    smtputf8: bool = False
+    body_8bitmime: bool = False
+    declared_bytes: int = 0  # by SIZE=, 0 when the client did not say
     recipients: list[str] = field(default_factory=list)
     # Its place under the rate limits; what ends the transaction gives it back.
     reservation: Reservation = field(default_factory=Reservation, compare=False)
