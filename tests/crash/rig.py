@@ -6,6 +6,7 @@ stand in for this one.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -35,6 +36,7 @@ from tests.support.upstream import ScriptedUpstream
 from tests.support.wait import wait_until
 
 WHOLE_SECONDS = 60.0
+CONNECTING_SECONDS = 10.0
 
 
 def _logger() -> Logger:
@@ -230,17 +232,22 @@ class Rig:
         return await cleaner.sweep()
 
     async def connection(self, role: Role) -> QueueConnection:
-        """A role's connection to the server of this supervisor's life."""
-        running = self.relay.run_file()
-        if running.pid != self._supervisor:
-            await self._disconnect()
-            self._supervisor = running.pid
-        if role not in self._connections:
-            settings = ConnectionSettings(
-                running.nats, role.value, Path(running.credentials) / f"{role.value}.seed"
-            )
-            self._connections[role] = await open_connection(settings, self.log)
-        return self._connections[role]
+        """A role's connection to the server of this supervisor's life. Raises TimeoutError.
+
+        A supervisor that was killed leaves the address of a server that is gone, and a service
+        would wait for that one for ever.
+        """
+        async with asyncio.timeout(CONNECTING_SECONDS):
+            running = self.relay.run_file()
+            if running.pid != self._supervisor:
+                await self._disconnect()
+                self._supervisor = running.pid
+            if role not in self._connections:
+                settings = ConnectionSettings(
+                    running.nats, role.value, Path(running.credentials) / f"{role.value}.seed"
+                )
+                self._connections[role] = await open_connection(settings, self.log)
+            return self._connections[role]
 
     async def _disconnect(self) -> None:
         connections, self._connections = self._connections, {}
