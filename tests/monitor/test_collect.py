@@ -11,7 +11,7 @@ from structlog.testing import LogCapture
 
 from mailrelay.mail.event import Abandoned, Event
 from mailrelay.mail.ids import QueueId
-from mailrelay.queue.connection import QueueConnection
+from mailrelay.queue.connection import QueueConnection, open_connection
 from mailrelay.queue.publish import Publisher, Record
 from mailrelay.queue.rights import Role
 from mailrelay.queue.streams import ensure
@@ -129,6 +129,47 @@ async def test_events_are_counted_and_the_collector_says_it_is_caught_up(
 
 async def test_nothing_in_the_stream_is_caught_up_too(rig: Rig) -> None:
     await wait_until(lambda: rig.collector.is_caught_up, 5, "caught up")
+
+
+@pytest.fixture
+async def early(server: NatsServer, tmp_path: Path, log: Logger) -> AsyncIterator[Rig]:
+    """A collector that was there before the queue's streams."""
+    connection = await open_connection(server.connection_settings(Role.MONITOR), log)
+    rig = Rig(connection, tmp_path / "monitor", log)
+    yield rig
+    await rig.stop()
+    await connection.close()
+
+
+async def test_waiting_for_the_first_streams_is_no_fault(
+    early: Rig, server: NatsServer, log: Logger, lines: LogCapture
+) -> None:
+    def waits() -> bool:
+        return "collector.waits" in [line["event"] for line in lines.entries]
+
+    await wait_until(waits, 60, "it is said that the streams are waited for")
+    assert early.collector.fault == "the queue has no streams yet"
+    admin = await open_connection(server.connection_settings(Role.ADMIN), log)
+    await ensure(admin, LIMITS)
+    await wait_until(lambda: early.collector.is_caught_up, 60, "caught up")
+    assert early.collector.fault == ""
+    assert not [line for line in lines.entries if line["log_level"] in {"error", "critical"}]
+    await admin.close()
+
+
+async def test_a_stream_that_was_there_and_is_gone_is_a_fault(
+    rig: Rig, connect: Connect, lines: LogCapture
+) -> None:
+    await wait_until(lambda: rig.collector.is_caught_up, 10, "caught up")
+    admin = await connect(Role.ADMIN)
+    await admin.api(f"STREAM.DELETE.{admin.names.event_stream}")
+
+    def is_told() -> bool:
+        return ("collector.fault", "error") in [
+            (line["event"], line["log_level"]) for line in lines.entries
+        ]
+
+    await wait_until(is_told, 60, "the lost stream is told")
 
 
 async def test_totals_are_exact_when_the_collector_is_stopped_at_random_points(

@@ -368,3 +368,24 @@ async def test_an_operator_that_is_refused_says_so_and_is_not_ready(
         await wait_until(says_so, SOON, "it says that it is refused", interval=0.2)
     finally:
         await running.kill()
+
+
+@pytest.mark.parametrize(
+    "child", [(*DEPLOYMENT, "relay-sender"), ("v1", "Secret", "relay-tls")], ids=lambda it: it[1]
+)
+async def test_in_a_namespace_that_is_being_deleted_no_child_is_tried_again(
+    own_api_server: ApiServer, admin: Client, tmp_path: Path, child: tuple[str, str, str]
+) -> None:
+    async with kept_relay(own_api_server, admin, tmp_path) as running:
+        # Without it nobody deletes what is in the namespace, so that we choose what goes first.
+        own_api_server.plane.controller_manager.kill()
+        await admin.delete("v1", "Namespace", admin.namespace)
+        await admin.delete(*child)
+
+        def is_told() -> bool:
+            return any(line["event"] == "relay.namespace_ends" for line in running.lines())
+
+        await wait_until(is_told, SOON, "it is told that the namespace ends", interval=0.1)
+        assert await admin.find(*child) is None
+        loud = [line for line in running.lines() if line["level"] not in {"info", "debug"}]
+        assert not loud

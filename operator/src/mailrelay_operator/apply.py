@@ -12,6 +12,7 @@ from mailrelay_operator.cluster.errors import (
     ClusterError,
     ConflictError,
     InvalidError,
+    NamespaceEndsError,
     UnreachableError,
 )
 from mailrelay_operator.compare import foreign_fields, is_wanted, removal
@@ -46,19 +47,22 @@ class Applier:
         self._counts = counts
 
     async def carry_out(self, plan: Plan, namespace: str, owner: str, log: Logger) -> Outcome:
-        """Apply, clean up, delete. Raises UnreachableError, after which it is to be tried again."""
+        """Apply, clean up, delete.
+
+        Raises UnreachableError, after which it is to be tried again, and NamespaceEndsError.
+        """
         outcome = Outcome()
         for wanted in plan.apply:
             try:
                 await self._apply(wanted, namespace, owner, log, outcome)
-            except UnreachableError:
+            except (UnreachableError, NamespaceEndsError):
                 raise
             except ClusterError as error:
                 self._refused(wanted, error, log, outcome)
         for wanted in plan.clean:
             try:
                 await self._clean(wanted, namespace, log, outcome)
-            except UnreachableError:
+            except (UnreachableError, NamespaceEndsError):
                 raise
             except ClusterError as error:
                 self._refused(wanted, error, log, outcome)

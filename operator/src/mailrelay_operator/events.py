@@ -11,7 +11,7 @@ from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
 from mailrelay_operator.child_kinds import EVENT, RELAY
 from mailrelay_operator.cluster.api import Cluster
-from mailrelay_operator.cluster.errors import ClusterError
+from mailrelay_operator.cluster.errors import ClusterError, NamespaceEndsError
 from mailrelay_operator.conditions import Change
 
 CONTROLLER: Final = "mailrelay.dev/operator"
@@ -40,6 +40,8 @@ class EventWriter:
                 await self._cluster.create(
                     EVENT, metadata["namespace"], self._event(metadata, change)
                 )
+            except NamespaceEndsError:
+                return  # nobody reads Events there any more
             except ClusterError as error:
                 self._log.warning(
                     "relay.event_dropped",

@@ -17,7 +17,7 @@ from mailrelay.runtime.clock import Clock
 from mailrelay.runtime.logging import Logger
 from mailrelay_operator.apply import Applier, Outcome
 from mailrelay_operator.child import Manifest, RelayKey
-from mailrelay_operator.cluster.errors import ConflictError
+from mailrelay_operator.cluster.errors import ConflictError, NamespaceEndsError
 from mailrelay_operator.conditions import MissingSecret, Observed, conditions, rolling_seconds
 from mailrelay_operator.desired.children import desired
 from mailrelay_operator.gather import Gatherer
@@ -115,7 +115,12 @@ class Reconciler:
         found = _Found()
         relay = self._read(body, found)
         if relay is not None and not relay.spec.paused:
-            await self._make(key, relay, found, log)
+            try:
+                await self._make(key, relay, found, log)
+            except NamespaceEndsError:
+                # The relay goes with it soon, and its children are going.
+                log.info("relay.namespace_ends")
+                return _STOPPED_SECONDS
         await self._tell(key, body, relay, found)
         parts.counted("stopped" if found.is_stopped else "ok")
         return found.again_seconds

@@ -20,6 +20,7 @@ from kubernetes.aio.client import ApiClient
 from mailrelay_operator.child_kinds import Kind
 from mailrelay_operator.cluster.errors import (
     ClusterError,
+    NamespaceEndsError,
     NotFoundError,
     UnreachableError,
     error_of,
@@ -29,6 +30,7 @@ from mailrelay_operator.compare import FIELD_MANAGER
 Manifest = dict[str, Any]
 
 REQUEST_SECONDS: Final = 30.0
+_NAMESPACE_ENDS: Final = "NamespaceTerminating"  # Kubernetes' NamespaceTerminatingCause
 # The server sends a bookmark about each minute; a watch that is silent for longer is dead.
 SILENCE_SECONDS: Final = 90.0
 _PAGE = 100  # objects in one answer
@@ -252,7 +254,11 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 def _fault(status: int, answer: bytes) -> ClusterError:
     try:
-        message = str(msgspec.json.decode(answer).get("message", ""))
+        told = msgspec.json.decode(answer)
+        message = str(told.get("message", ""))
+        causes = (told.get("details") or {}).get("causes") or ()
     except (msgspec.MsgspecError, AttributeError):
-        message = answer.decode("utf-8", "replace")
+        return error_of(status, answer.decode("utf-8", "replace"))
+    if any(cause.get("reason") == _NAMESPACE_ENDS for cause in causes):
+        return NamespaceEndsError(f"{status}: {message}")
     return error_of(status, message)

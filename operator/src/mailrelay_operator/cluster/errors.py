@@ -5,6 +5,7 @@ ClusterError
 ├── ConflictError       409: another version, another object, or the name is taken
 ├── GoneError           410: a watch or a list has to begin anew
 ├── ForbiddenError      403: a right is missing, a quota is used up, or a policy says no
+│   └── NamespaceEndsError  the namespace is being deleted, so nothing is made in it any more
 ├── InvalidError        400, 422: what was sent is refused, and will be again
 └── UnreachableError    no answer, 429, or 5xx: later it may work
 """
@@ -30,6 +31,10 @@ class GoneError(ClusterError):
 
 class ForbiddenError(ClusterError):
     """Not allowed."""
+
+
+class NamespaceEndsError(ForbiddenError):
+    """The namespace is being deleted."""
 
 
 class InvalidError(ClusterError):

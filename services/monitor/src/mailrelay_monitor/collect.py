@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from mailrelay.mail.event import Abandoned, Attempted, Discarded
 from mailrelay.mail.ids import QueueId
 from mailrelay.queue.connection import QueueConnection
-from mailrelay.queue.errors import QueueError
+from mailrelay.queue.errors import STREAM_NOT_FOUND, QueueError, QueueRefusedError
 from mailrelay.queue.events import EventReader, EventRecord
 from mailrelay.queue.leader import stream_info
 from mailrelay.runtime.clock import Clock
@@ -100,7 +100,10 @@ class Collector:
                     await self._open()
                 pause = await self._turn()
             except QueueError as error:
-                self._fail(f"events cannot be read: {error}")
+                if self._is_too_early(error):
+                    self._wait_for_streams()
+                else:
+                    self._fail(f"events cannot be read: {error}")
                 self._check_soon()
             except IndexUnwritableError as error:
                 self._fail(f"the index cannot be written: {error}")
@@ -115,6 +118,20 @@ class Collector:
     def _check_soon(self) -> None:
         """Look at the stream before reading on: it may be another one now."""
         self._check_at = 0.0
+
+    def _is_too_early(self, error: QueueError) -> bool:
+        """Whether the queue was never made: a stream that was read before, and is gone, is lost."""
+        return (
+            isinstance(error, QueueRefusedError)
+            and error.err_code == STREAM_NOT_FOUND
+            and not self.ledger.created
+        )
+
+    def _wait_for_streams(self) -> None:
+        waiting = "the queue has no streams yet"
+        if waiting != self.fault:
+            self._log.info("collector.waits", reason=waiting)
+        self.fault = waiting
 
     def _fail(self, fault: str) -> None:
         if fault != self.fault:
