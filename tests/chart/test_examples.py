@@ -25,7 +25,7 @@ from tests.support.wait import wait_until
 pytestmark = pytest.mark.operator
 
 EXAMPLES = {path.stem: path.read_text() for path in (ROOT / "examples").glob("*.yaml")}
-NAMES = {"minimal", "production", "development", "external-nats"}
+NAMES = {"minimal", "production", "development", "external-nats", "from-docker-postfix"}
 
 
 def test_there_is_an_example_for_each_way_to_run_a_relay() -> None:

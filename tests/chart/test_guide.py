@@ -1,8 +1,9 @@
-"""The commands of docs/guide/kubernetes.md, run as they stand there, in their order."""
+"""The commands of the pages on Kubernetes, run as they stand there, in their order."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 from pathlib import Path
@@ -12,14 +13,18 @@ import pytest
 from tests.chart.helm import ROOT, Helm
 from tests.chart.left import cluster_objects
 from tests.chart.test_operator_of_the_chart import operator_of_the_deployment
-from tests.operator.operators import played_node
+from tests.operator.operators import played_node, wait_condition
+from tests.support.command import run
 from tests.support.kubernetes.client import Client
 from tests.support.kubernetes.cluster import ApiServer
+from tests.support.pages import GUIDES, commands
+from tests.support.relay import COMMAND
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.operator
 
-GUIDE = ROOT / "docs" / "guide" / "kubernetes.md"
+GUIDE = GUIDES / "kubernetes.md"
+FROM_CHART = GUIDES / "from-docker-postfix.md"
 SYSTEM, SHOP = "mailrelay-system", "shop"
 
 
@@ -28,13 +33,14 @@ async def test_the_commands_of_the_guide_do_what_it_says(
     api_server: ApiServer, helm: Helm, tmp_path: Path
 ) -> None:
     system, shop = await api_server.admin(SYSTEM), await api_server.admin(SHOP)
+    reader = Reader(api_server, helm, tmp_path)
     said: dict[str, str] = {}
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(removed, system)
-        for line in commands():
+        for line in commands(GUIDE):
             if "rollout status" in line:
                 await stack.enter_async_context(played_node(system))
-            said[line] = await ran(line, api_server, helm)
+            said[line] = await reader.run(line)
             if line == f"kubectl create namespace {SHOP}":
                 operator = operator_of_the_deployment(api_server, system, tmp_path / "operator")
                 await stack.enter_async_context(operator)
@@ -45,19 +51,65 @@ async def test_the_commands_of_the_guide_do_what_it_says(
         assert await cluster_objects(system) == {f"namespaces/{SYSTEM}"}
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"^```sh\n(.*?)^```", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
-    return [line for block in blocks for line in block.splitlines()]
+@pytest.mark.timeout(600)
+async def test_who_comes_from_the_docker_postfix_chart_gets_what_the_page_says(
+    api_server: ApiServer, helm: Helm, tmp_path: Path
+) -> None:
+    system, shop = await api_server.admin(SYSTEM), await api_server.admin(SHOP)
+    reader = Reader(api_server, helm, tmp_path)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(removed, system)
+        for line in (*commands(GUIDE)[:2], f"kubectl create namespace {SHOP}"):
+            if "rollout status" in line:
+                await stack.enter_async_context(played_node(system))
+            await reader.run(line)
+        operator = operator_of_the_deployment(api_server, system, tmp_path / "operator")
+        await stack.enter_async_context(operator)
+        await stack.enter_async_context(played_node(shop))
+        for line in commands(FROM_CHART):
+            await reader.run(line)
+        alias = await shop.get("v1", "Service", "mail")
+        ingress = await shop.get("v1", "Service", "relay-ingress")
+        assert alias["spec"]["externalName"].split(".")[0] == ingress["metadata"]["name"]
+        await wait_condition(shop, "Degraded", "False", "AsExpected", "relay")
+        await reader.run("helm uninstall mailrelay --namespace mailrelay-system --wait")
+        await reader.run("kubectl delete crd mailrelays.mailrelay.dev")
 
 
-async def ran(line: str, api_server: ApiServer, helm: Helm) -> str:
-    """Run a line, from wherever the tests are; what it printed."""
-    program, *words = shlex.split(line)
-    words = [str(ROOT / word) if (ROOT / word).exists() else word for word in words]
-    if program == "kubectl":
-        return await api_server.kubectl(*words)
-    assert program == "helm"
-    return await helm.did(*words)
+class Reader:
+    """Runs the lines of a page as its reader would, from wherever the tests are."""
+
+    def __init__(self, api_server: ApiServer, helm: Helm, folder: Path) -> None:
+        self._api_server = api_server
+        self._helm = helm
+        self._folder = folder  # what the commands make is made here
+
+    async def run(self, line: str) -> str:
+        """Run a line; what it printed."""
+        if "|" in line:
+            return await self._in_shell(line)
+        program, *words = [self._where(word) for word in shlex.split(line)]
+        if program == "kubectl":
+            return await self._api_server.kubectl(*words)
+        assert program == "helm"
+        return await self._helm.did(*words)
+
+    async def _in_shell(self, line: str) -> str:
+        path = f"{COMMAND.parent}:{os.environ['PATH']}"
+        done = await run(
+            *("bash", "-euc", f"cd {shlex.quote(str(self._folder))}\n{line}"),
+            limit=60,
+            environ=os.environ | {"PATH": path},
+        )
+        assert done.code == 0, f"{line}\n{done.stderr}"
+        return done.stdout
+
+    def _where(self, word: str) -> str:
+        """Name a file where it is: in the checkout, or made by a line before."""
+        if word.startswith("--from-file="):
+            option, _, name = word.rpartition("=")
+            return f"{option}={self._folder / name}"
+        return str(ROOT / word) if (ROOT / word).exists() else word
 
 
 async def removed(admin: Client) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
 import shutil
 import ssl
@@ -17,24 +16,14 @@ from tests.compose.clients import wait_total
 from tests.compose.docker import ALL_IN_ONE, QUICK, Project, do, docker, inspect
 from tests.support.certificates import make_certificates
 from tests.support.command import ROOT
+from tests.support.pages import GUIDES, blocks
 from tests.support.smtp_client import SmtpDialogue
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(400)]
 
-PAGE = ROOT / "docs" / "guide" / "one-server.md"
+PAGE = GUIDES / "one-server.md"
 CONTENT = b"From: me@example.org\r\nTo: you@example.com\r\nSubject: hello\r\n\r\nHello.\r\n"
 PASSWORD = "a long password"  # noqa: S105 — the page's
-
-
-def blocks() -> dict[str, str]:
-    """What is to be run, by its heading."""
-    parts = re.split(r"^## (.+)$", PAGE.read_text(), flags=re.MULTILINE)
-    found = {}
-    for title, text in zip(parts[1::2], parts[2::2], strict=True):
-        fenced = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-        if fenced:
-            found[title] = "".join(fenced)
-    return found
 
 
 @contextlib.asynccontextmanager
@@ -86,7 +75,7 @@ async def test_the_page_does_what_it_says(older_compose: tuple[str, ...], tmp_pa
         return said
 
     try:
-        parts = blocks()
+        parts = blocks(PAGE)
         assert list(parts) == [
             *("Start", "Users", "A certificate", "Look at it", "Back up", "Restore", "Upgrade"),
         ]
