@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 import yaml
 
 from tests.chart.helm import CHART, Helm
+from tests.cluster.clusters import NEXT_TAG, Cluster, LeftOutError
+from tests.cluster.names import SYSTEM
 from tests.support.kubernetes.client import Client, Manifest
 from tests.support.kubernetes.cluster import RESTRICTED
-from tests.support.kubernetes.node_cluster import NodeCluster
 from tests.support.wait import wait_until
 
-ROOT: Final = Path(__file__).parents[2]
-NAMESPACE: Final = "mailrelay-system"
+NAMESPACE: Final = SYSTEM
 NAME: Final = "mailrelay-operator"
 RELEASE: Final = "mailrelay"
 IMAGES: Final = ("operator", "ingress", "sender", "monitor", "nats", "tools")
-NEXT: Final = "next"  # the tag of a version that is to come
 READY_SECONDS: Final = 300.0
 VERSION: Final[str] = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
 
@@ -26,23 +24,21 @@ VERSION: Final[str] = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVer
 class Release:
     """The chart's release in a cluster."""
 
-    def __init__(self, cluster: NodeCluster) -> None:
-        self._cluster = cluster
+    def __init__(self, cluster: Cluster) -> None:
+        self._images = cluster.images
         self._helm = Helm(cluster.scratch / "helm", cluster.kubeconfig)
 
     async def install(self, client: Client) -> None:
         """Install it, and wait until the operator is ready."""
-        for name in IMAGES:
-            for tag in (VERSION, NEXT):
-                self._cluster.node.tag_image(f"mailrelay-{name}", tag)
         await client.apply(namespace(NAMESPACE))
-        await self._helm.did("install", RELEASE, str(CHART), "--namespace", NAMESPACE)
+        await self._helm.did("install", *self._arguments(self._images.tag))
         await self.wait_ready(client)
 
     async def upgrade(self, client: Client) -> None:
-        """Upgrade it to the next version of all images."""
-        arguments = ("--namespace", NAMESPACE, "--set", f"images.tag={NEXT}")
-        await self._helm.did("upgrade", RELEASE, str(CHART), *arguments)
+        """Upgrade it to another version of all images. Raises LeftOutError if there is none."""
+        if not self._images.next_tag:
+            raise LeftOutError(f"{NEXT_TAG} names no images of another version")
+        await self._helm.did("upgrade", *self._arguments(self._images.next_tag))
         await self.wait_ready(client)
 
     async def roll_back(self, client: Client) -> None:
@@ -62,6 +58,15 @@ class Release:
         """Wait until the operator is ready."""
         await wait_deployment(client, NAMESPACE, NAME, READY_SECONDS)
 
+    def _arguments(self, tag: str) -> tuple[str, ...]:
+        """Return what a release is made of; where nothing must be said, no value is set."""
+        said = [RELEASE, str(CHART), "--namespace", NAMESPACE]
+        if self._images.registry:
+            said += ["--set", f"images.registry={self._images.registry.rstrip('/')}"]
+        if tag != VERSION:
+            said += ["--set", f"images.tag={tag}"]
+        return tuple(said)
+
 
 async def wait_deployment(client: Client, namespace: str, name: str, limit_seconds: float) -> None:
     """Wait until all pods of a Deployment's newest revision are ready, and no others are there."""
@@ -79,6 +84,6 @@ async def wait_deployment(client: Client, namespace: str, name: str, limit_secon
 
 def namespace(name: str, *, restricted: bool = True) -> Manifest:
     """A namespace; the restricted Pod Security Standard is enforced unless told otherwise."""
-    labels = RESTRICTED if restricted else {}
+    labels = RESTRICTED if restricted else {"pod-security.kubernetes.io/enforce": "privileged"}
     metadata = {"name": name, "labels": labels}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}

@@ -1,8 +1,8 @@
 """The client in a pod: `python -m tests.cluster.load_pod FOLDER`.
 
-FOLDER has `plan.json`, the fields of a LoadPlan, and `ca.crt`, which the relay's certificate is
-checked by. The ledger is written there; the run ends when a file `stop` is there, and then says so
-with a file `report.json`.
+FOLDER gets, from outside: `ca.crt`, which the relay's certificate is checked by; `login.json`, user
+and password, which may change; then `plan.json`, the fields of a LoadPlan. The ledger is written
+there; the run ends when a file `stop` is there, and the ledger's last line then is its report.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import signal
 import ssl
 import sys
 from dataclasses import asdict
@@ -28,9 +29,8 @@ def read_plan(folder: Path) -> LoadPlan:
     fields = json.loads((folder / "plan.json").read_text())
     for name in ("sizes", "recipient_counts"):
         fields[name] = tuple((value, weight) for value, weight in fields[name])
-    fields["credentials"] = tuple(fields["credentials"])
     context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
-    return LoadPlan(starttls=context, **fields)
+    return LoadPlan(starttls=context, credentials_file=folder / "login.json", **fields)
 
 
 async def main(folder: Path) -> None:
@@ -41,14 +41,16 @@ async def main(folder: Path) -> None:
         await wait_until((folder / "stop").exists, math.inf, "the run is stopped", _LOOK_SECONDS)
         stop.set()
 
+    await wait_until((folder / "plan.json").exists, math.inf, "the plan comes", _LOOK_SECONDS)
     watching = asyncio.create_task(wait_stop())
     with Ledger(folder / "ledger.jsonl") as ledger:
         report = await run_load(read_plan(folder), ledger, stop)
+        ledger.end(asdict(report))
     watching.cancel()
-    written = folder / "report.json.new"
-    written.write_text(json.dumps(asdict(report)))
-    written.rename(folder / "report.json")
 
 
 if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     asyncio.run(main(Path(sys.argv[1])))
+    # With this process the folder would go, before all of the ledger is copied.
+    signal.sigwait({signal.SIGTERM})

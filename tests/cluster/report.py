@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from tests.support.ledger import Ledger, Verdict
 
-_TITLES = ("messages", "a second", "lost", "twice", "gap s")
+_TITLES = ("messages", "a second", "lost", "twice", "gap s", "told, and tried again")
 
 lines: list[str] = []
-_rows: list[tuple[str, int, float, int, int, float]] = []
+_rows: list[tuple[str, int, float, int, int, float, str]] = []
 
 
 def count(what: str, ledger: Ledger, verdict: Verdict) -> None:
@@ -27,14 +27,21 @@ def count(what: str, ledger: Ledger, verdict: Verdict) -> None:
             len({message for message, _ in verdict.lost}),
             len({message for message, _, _ in verdict.duplicated}),
             gap,
+            ", ".join(f"{times} x {code}" for code, times in sorted(ledger.told.items())) or "-",
         )
     )
+
+
+def left_out(what: str, why: str) -> None:
+    """Say what was not tried."""
+    lines.append(f"left out: {what}: {why}")
 
 
 def shown() -> Iterator[str]:
     """Yield the lines and the table."""
     yield from lines
     if _rows:
-        yield f"{'':44}" + "".join(f"{title:>10}" for title in _TITLES)
-    for what, messages, rate, lost, twice, gap in _rows:
-        yield f"{what:44}{messages:>10}{rate:>10.1f}{lost:>10}{twice:>10}{gap:>10.1f}"
+        yield f"{'':44}" + "".join(f"{title:>10}" for title in _TITLES[:-1]) + f"  {_TITLES[-1]}"
+    for what, messages, rate, lost, twice, gap, told in _rows:
+        row = f"{what:44}{messages:>10}{rate:>10.1f}{lost:>10}{twice:>10}{gap:>10.1f}"
+        yield f"{row}  {told}"

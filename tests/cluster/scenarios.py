@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final
 
 from tests.cluster import install
-from tests.cluster.mail import RATE, Load
+from tests.cluster.changes import (
+    smart_host_password_changed,
+    users_changed,
+    without_room,
+)
+from tests.cluster.mail import RATE
 from tests.cluster.relays import (
-    KIND,
-    NAME,
     NAMESPACE,
     delete_pod,
     evict,
@@ -22,25 +21,19 @@ from tests.cluster.relays import (
     wait_gone,
     wait_ready,
 )
-from tests.support.kubernetes.client import Client, Manifest
-from tests.support.kubernetes.node_cluster import NodeCluster
+from tests.cluster.scene import (
+    SECONDS,
+    Scenario,
+    Scene,
+    generation,
+    is_newer,
+    patch,
+    wait_replicas,
+)
+from tests.support.kubernetes.client import Manifest
 from tests.support.wait import wait_until
 
-SECONDS: Final = 300.0  # for one thing to come true, on a machine that is busy
 _MINUTE: Final = int(RATE * 60)  # messages
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """Who and what is there."""
-
-    cluster: NodeCluster
-    client: Client
-    load: Load
-    release: install.Release
-
-
-Scenario = Callable[[Scene], Awaitable[None]]
 
 
 def killed(component: str) -> Scenario:
@@ -109,11 +102,11 @@ async def evicted(scene: Scene) -> None:
 
 async def changed(scene: Scene) -> None:
     """One option that processes follow, and one that rolls the senders."""
-    await _patch(scene, {"failed": {"maxRecords": 5000}})
-    before = await _generation(scene, "Deployment", "mail-sender")
-    await _patch(scene, {"sender": {"workerCount": 7}})
+    await patch(scene, {"failed": {"maxRecords": 5000}})
+    before = await generation(scene, "Deployment", "mail-sender")
+    await patch(scene, {"sender": {"workerCount": 7}})
     await wait_until(
-        lambda: _is_newer(scene, "Deployment", "mail-sender", before), SECONDS, "senders roll"
+        lambda: is_newer(scene, "Deployment", "mail-sender", before), SECONDS, "senders roll"
     )
     await wait_component(scene.client, NAMESPACE, "sender")
     await wait_ready(scene.client, NAMESPACE)
@@ -136,26 +129,25 @@ async def certificate_lost(scene: Scene) -> None:
 async def scaled(scene: Scene) -> None:
     """Senders and ingress up, then down again."""
     for senders, ingress in ((4, 3), (2, 2)):
-        await _patch(scene, {"sender": {"replicas": senders}, "ingress": {"replicas": ingress}})
-        await _wait_replicas(scene, "mail-sender", senders)
-        await _wait_replicas(scene, "mail-ingress", ingress)
+        await patch(scene, {"sender": {"replicas": senders}, "ingress": {"replicas": ingress}})
+        await wait_replicas(scene, "mail-sender", senders)
+        await wait_replicas(scene, "mail-ingress", ingress)
         await scene.load.wait_accepted(50)
 
 
 async def without_senders(scene: Scene) -> None:
     """No sender for a while: mail is taken and waits."""
-    await _patch(scene, {"sender": {"replicas": 0}})
-    await _wait_replicas(scene, "mail-sender", 0)
+    await patch(scene, {"sender": {"replicas": 0}})
+    await wait_replicas(scene, "mail-sender", 0)
     await scene.load.wait_accepted(200)
-    await _patch(scene, {"sender": {"replicas": 2}})
-    await _wait_replicas(scene, "mail-sender", 2)
+    await patch(scene, {"sender": {"replicas": 2}})
+    await wait_replicas(scene, "mail-sender", 2)
 
 
 async def operator_killed(scene: Scene) -> None:
     """The operator's process is killed, then its pod deleted."""
     (pod,) = await _operator_pods(scene)
-    container = pod["status"]["containerStatuses"][0]["containerID"]
-    os.kill(scene.cluster.node.pid_of(container), signal.SIGKILL)
+    await scene.cluster.kill_container(scene.client, pod)
     await scene.client.delete("v1", "Pod", pod["metadata"]["name"], namespace=install.NAMESPACE)
     await wait_gone(scene.client, pod)
     await scene.release.wait_ready(scene.client)
@@ -163,11 +155,12 @@ async def operator_killed(scene: Scene) -> None:
 
 async def without_api_server(scene: Scene) -> None:
     """No API server for a minute of mail; the operator then leads again."""
-    await scene.cluster.plane.api_server.stop()
+    plane = scene.cluster.plane
+    await plane.api_server.stop()
     try:
         await scene.load.wait_accepted(_MINUTE, SECONDS)
     finally:
-        await scene.cluster.plane.start_api_server()
+        await plane.start_api_server()
     await scene.release.wait_ready(scene.client)
     await wait_ready(scene.client, NAMESPACE)
 
@@ -194,16 +187,16 @@ async def drifted(scene: Scene) -> None:
             return now is not None and now["metadata"]["uid"] != found["metadata"]["uid"]
 
         await wait_until(is_made_again, SECONDS, f"{kind} {name} is made again", 0.2)
-    await _wait_replicas(scene, "mail-sender", deployment["spec"]["replicas"])
+    await wait_replicas(scene, "mail-sender", deployment["spec"]["replicas"])
     await wait_ready(scene.client, NAMESPACE)
 
 
 async def upgraded(scene: Scene) -> None:
     """The chart is upgraded to other images and rolled back: every pod is another one each time."""
     await scene.release.upgrade(scene.client)
-    await _wait_images(scene, install.NEXT)
+    await _wait_images(scene, scene.cluster.images.next_tag)
     await scene.release.roll_back(scene.client)
-    await _wait_images(scene, install.VERSION)
+    await _wait_images(scene, scene.cluster.images.tag)
 
 
 async def uninstalled(scene: Scene) -> None:
@@ -211,7 +204,7 @@ async def uninstalled(scene: Scene) -> None:
     await scene.release.uninstall()
     await scene.load.wait_accepted(100)
     await scene.release.install(scene.client)
-    await _patch(scene, {"failed": {"maxRecords": 6000}})
+    await patch(scene, {"failed": {"maxRecords": 6000}})
     await wait_ready(scene.client, NAMESPACE)
 
 
@@ -227,9 +220,12 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "the NATS pod is deleted, its volume kept": streams_are_made_again(deleted("nats")),
     "every pod is evicted": evicted,
     "options are changed": changed,
+    "users are changed": users_changed,
+    "the smart host's password is changed": smart_host_password_changed,
     "the certificate is lost": certificate_lost,
     "more pods, then fewer": scaled,
     "no senders, then two again": without_senders,
+    "no senders, and no more room": without_room,
     "the operator is killed": operator_killed,
     "the chart is upgraded, and rolled back": upgraded,
     "the chart is uninstalled and installed": uninstalled,
@@ -247,6 +243,7 @@ LONG: Final = {
     "the monitor's pod is deleted",
     "the NATS pod is deleted, its volume kept",
     "options are changed",
+    "users are changed",
     "the certificate is lost",
     "more pods, then fewer",
     "the operator is killed",
@@ -278,32 +275,6 @@ async def _streams_jobs(scene: Scene) -> set[str]:
     labels = "app.kubernetes.io/component=streams"
     found = await scene.client.list("batch/v1", "Job", namespace=NAMESPACE, labels=labels)
     return {job["metadata"]["uid"] for job in found if job["status"].get("succeeded")}
-
-
-async def _patch(scene: Scene, spec: Manifest) -> None:
-    await scene.client.patch(*KIND, NAME, {"spec": spec}, namespace=NAMESPACE)
-
-
-async def _generation(scene: Scene, kind: str, name: str) -> int:
-    found = await scene.client.get("apps/v1", kind, name, namespace=NAMESPACE)
-    return int(found["metadata"]["generation"])
-
-
-async def _is_newer(scene: Scene, kind: str, name: str, before: int) -> bool:
-    return await _generation(scene, kind, name) > before
-
-
-async def _wait_replicas(scene: Scene, name: str, count: int) -> None:
-    async def has() -> bool:
-        found = await scene.client.get("apps/v1", "Deployment", name, namespace=NAMESPACE)
-        status = found["status"]
-        counted = [status.get(key, 0) for key in ("replicas", "readyReplicas")]
-        assert [found["spec"]["replicas"], *counted] == [count] * 3, status
-        # Those that go may still be at work.
-        assert not status.get("terminatingReplicas"), status
-        return True
-
-    await wait_until(has, SECONDS, f"{name} has {count} pods", 0.2)
 
 
 async def _operator_pods(scene: Scene) -> list[Manifest]:

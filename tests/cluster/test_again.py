@@ -5,25 +5,27 @@ from __future__ import annotations
 import pytest
 
 from tests.cluster import report
-from tests.cluster.mail import Sink, load
+from tests.cluster.clusters import Cluster
+from tests.cluster.mail import load
+from tests.cluster.names import PREFIX
 from tests.cluster.relays import KIND, NAME, make_relay, wait_ready
+from tests.cluster.sinks import Sink
 from tests.support.kubernetes.client import Client
-from tests.support.kubernetes.node_cluster import NodeCluster
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.cluster
-NAMESPACE = "again"
+NAMESPACE = f"{PREFIX}again"
 GONE_SECONDS = 300.0
 CLAIMS = {"data-mail-nats-0", "mail-monitor"}
 
 
 async def test_a_relay_made_again_delivers_what_its_predecessor_took(
-    cluster: NodeCluster, admin: Client, sink: Sink
+    cluster: Cluster, admin: Client, sink: Sink
 ) -> None:
     retry = {"initialIntervalSeconds": 2}
-    await make_relay(admin, NAMESPACE, sender={"replicas": 0, "batchSize": 5, "retry": retry})
+    await make_relay(admin, NAMESPACE, sink, sender={"replicas": 0, "batchSize": 5, "retry": retry})
     await wait_ready(admin, NAMESPACE)
-    async with load(admin, cluster.scratch / "mail", "again", NAME, NAMESPACE) as client:
+    async with load(cluster, admin, "again", NAME, NAMESPACE) as client:
         await client.wait_accepted(100)
         ledger = await client.finish()
     assert not sink.deliveries(client.run)  # nobody was there to deliver
@@ -45,7 +47,7 @@ async def test_a_relay_made_again_delivers_what_its_predecessor_took(
     await wait_until(is_gone, GONE_SECONDS, "the relay's pods are gone", 0.5)
     claims = await admin.list("v1", "PersistentVolumeClaim", namespace=NAMESPACE)
     assert {claim["metadata"]["name"] for claim in claims} == CLAIMS
-    await make_relay(admin, NAMESPACE, sender={"batchSize": 5, "retry": retry})
+    await make_relay(admin, NAMESPACE, sink, sender={"batchSize": 5, "retry": retry})
     await wait_ready(admin, NAMESPACE)
     verdict = await sink.wait_kept(ledger, client.run)
     report.count("the relay is deleted and made again", ledger, verdict)

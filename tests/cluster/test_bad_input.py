@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cluster.mail import Sink
+from tests.cluster.clusters import Cluster
+from tests.cluster.names import PREFIX
 from tests.cluster.relays import KIND, NAME, make_relay
+from tests.cluster.sinks import Sink
 from tests.support.kubernetes.client import Client
-from tests.support.kubernetes.node_cluster import NodeCluster
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.cluster
-NAMESPACE = "unpullable"
+NAMESPACE = f"{PREFIX}unpullable"
 IMAGE = "mailrelay.invalid/sender:none"
 SOON_SECONDS = 120.0
 
 
 async def test_the_command_that_is_named_shows_an_image_that_cannot_be_pulled(
-    cluster: NodeCluster, admin: Client, sink: Sink
+    cluster: Cluster, admin: Client, sink: Sink
 ) -> None:
-    _ = sink  # where the relay would send to
-    await make_relay(admin, NAMESPACE, images={"sender": IMAGE})
+    await make_relay(admin, NAMESPACE, sink, images={"sender": IMAGE})
     command: list[str] = []
 
     async def names_a_command() -> bool:

@@ -7,24 +7,26 @@ import time
 import pytest
 
 from tests.cluster import report
-from tests.cluster.mail import WILLING, Sink, load
+from tests.cluster.clusters import Cluster
+from tests.cluster.mail import load
+from tests.cluster.names import PREFIX
 from tests.cluster.relays import make_relay, wait_ready
+from tests.cluster.sinks import Sink
 from tests.support.kubernetes.client import Client
-from tests.support.kubernetes.node_cluster import NodeCluster
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.cluster
-NAMESPACE = "first"
+NAMESPACE = f"{PREFIX}first"
 
 
 async def test_ten_lines_make_a_relay_that_takes_mail(
-    cluster: NodeCluster, admin: Client, willing_sink: Sink
+    cluster: Cluster, admin: Client, willing_sink: Sink
 ) -> None:
     began = time.monotonic()
-    await make_relay(admin, NAMESPACE, WILLING)
+    await make_relay(admin, NAMESPACE, willing_sink)
     await wait_ready(admin, NAMESPACE)
     ready = time.monotonic() - began
-    async with load(admin, cluster.scratch / "mail", "first", "mail", NAMESPACE) as client:
+    async with load(cluster, admin, "first", "mail", NAMESPACE) as client:
         await wait_until(
             lambda: willing_sink.deliveries(client.run), 120.0, "the first mail arrives", 0.1
         )

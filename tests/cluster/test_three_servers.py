@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.cluster import report
-from tests.cluster.mail import Sink, load
+from tests.cluster.clusters import Cluster
+from tests.cluster.mail import load
+from tests.cluster.names import PREFIX
 from tests.cluster.relays import (
     NAME,
     READY_SECONDS,
@@ -17,22 +19,22 @@ from tests.cluster.relays import (
     wait_gone,
     wait_ready,
 )
+from tests.cluster.sinks import Sink
 from tests.support.kubernetes.client import Client, Manifest
-from tests.support.kubernetes.node_cluster import NodeCluster
 from tests.support.ledger import Outcome
 from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
-NAMESPACE = "three"
+NAMESPACE = f"{PREFIX}three"
 
 
 async def test_nothing_is_lost_when_each_server_is_evicted_and_one_is_killed(
-    cluster: NodeCluster, admin: Client, sink: Sink
+    cluster: Cluster, admin: Client, sink: Sink
 ) -> None:
     sender = {"batchSize": 5, "retry": {"initialIntervalSeconds": 2}}
-    await make_relay(admin, NAMESPACE, queue={"replicas": 3}, sender=sender)
+    await make_relay(admin, NAMESPACE, sink, queue={"replicas": 3}, sender=sender)
     await wait_ready(admin, NAMESPACE)
-    async with load(admin, cluster.scratch / "mail", "three", NAME, NAMESPACE) as client:
+    async with load(cluster, admin, "three", NAME, NAMESPACE) as client:
         await client.wait_accepted(100)
         first, *others = await pods(admin, NAMESPACE, "nats")
         assert len(others) == 2

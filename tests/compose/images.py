@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
 from tests.compose.base_image import ensure_base_image
@@ -33,8 +34,10 @@ class ImageError(Exception):
     """An image cannot be had; the text says why."""
 
 
-def build_images(targets: Iterable[str] = TARGETS) -> list[str]:
-    """Build these targets; returns lines that say how long it took. Raises ImageError."""
+def build_images(
+    targets: Iterable[str] = TARGETS, tree: Path = ROOT, tag: str = "latest"
+) -> list[str]:
+    """Build these targets of a tree; returns lines that say how long it took. Raises ImageError."""
     began = time.monotonic()
     try:
         how = ensure_base_image(ROOT / "Dockerfile")
@@ -46,9 +49,10 @@ def build_images(targets: Iterable[str] = TARGETS) -> list[str]:
         built = asyncio.run(
             run(
                 *("docker", "buildx", "build", "--network", "host", "--load"),
-                *("--progress", "plain", "--target", target, "--tag", TARGETS[target]),
+                *("--progress", "plain", "--target", target),
+                *("--tag", f"{TARGETS[target]}:{tag}"),
                 *(part for each in _build_arguments() for part in ("--build-arg", each)),
-                *("--build-arg", f"REVISION={_revision()}", "."),
+                *("--build-arg", f"REVISION={_revision()}", str(tree)),
                 limit=_BUILD_SECONDS,
             )
         )

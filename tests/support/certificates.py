@@ -62,8 +62,8 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def make_certificates(folder: Path) -> Certificates:
-    """Write an authority and the server certificates into the folder."""
+def make_certificates(folder: Path, *more_names: str) -> Certificates:
+    """Write an authority and the server certificates into the folder; `server` has more names."""
     folder.mkdir(parents=True, exist_ok=True)
     now = dt.datetime.now(dt.UTC)
     authority = _Signer(
@@ -79,7 +79,7 @@ def make_certificates(folder: Path) -> Certificates:
     path.write_bytes(root.public_bytes(serialization.Encoding.PEM))
     return Certificates(
         authority=path,
-        server=_server(folder, "server", authority, now - DAY, now + 30 * DAY),
+        server=_server(folder, "server", authority, now - DAY, now + 30 * DAY, more_names),
         expired=_server(folder, "expired", authority, now - 30 * DAY, now - DAY),
         self_signed=_server(folder, "self-signed", None, now - DAY, now + 30 * DAY),
         ends_soon=_server(folder, "ends-soon", authority, now - DAY, now + 3 * DAY),
@@ -92,11 +92,12 @@ def _server(
     signer: _Signer | None,
     begins: dt.datetime,
     ends: dt.datetime,
+    more_names: tuple[str, ...] = (),
 ) -> ServerCertificate:
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name("localhost")
     names = [
-        x509.DNSName("localhost"),
+        *(x509.DNSName(each) for each in ("localhost", *more_names)),
         x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
         x509.IPAddress(ipaddress.ip_address("::1")),
     ]

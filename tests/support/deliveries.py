@@ -128,6 +128,11 @@ def read_deliveries(path: Path) -> list[Delivery]:
     return deliveries
 
 
+def count_refused_logins(path: Path) -> int:
+    """How often AUTH went wrong according to a record file."""
+    return path.read_bytes().count(b'"kind":"login refused"')
+
+
 def count_rcpts(path: Path) -> dict[str, int]:
     """How often each recipient was seen according to a record file."""
     seen: dict[str, int] = {}

@@ -61,13 +61,20 @@ class Ledger:
 
     def __init__(self, path: Path | None = None) -> None:
         self.entries: list[LedgerEntry] = []
+        # Replies that refused something for a time, and after which it was tried again.
+        self.told: Counter[int] = Counter()
+        self.report: dict[str, object] | None = None  # of a run that is over
         self._file: TextIO | None = path.open("a", buffering=1) if path is not None else None
 
     def record(self, entry: LedgerEntry) -> None:
         """Write an entry."""
         self.entries.append(entry)
-        if self._file is not None:
-            self._file.write(json.dumps(asdict(entry), separators=(",", ":")) + "\n")
+        self._write(asdict(entry))
+
+    def tell(self, code: int) -> None:
+        """Count a reply after which the message is tried again."""
+        self.told[code] += 1
+        self._write({"told": code})
 
     def with_outcome(self, outcome: Outcome) -> list[LedgerEntry]:
         """List the entries that ended so."""
@@ -90,11 +97,26 @@ class Ledger:
             if not line.endswith(b"\n"):
                 continue
             fields = json.loads(line)
+            if "told" in fields:
+                ledger.told[fields["told"]] += 1
+                continue
+            if "report" in fields:
+                ledger.report = fields["report"]
+                continue
             fields["outcome"] = Outcome(fields["outcome"])
             for name in ("recipients", "refused_recipients"):
                 fields[name] = tuple(fields[name])
             ledger.entries.append(LedgerEntry(**fields))
         return ledger
+
+    def end(self, report: dict[str, object]) -> None:
+        """Write the last line: the run is over, and came to this."""
+        self.report = report
+        self._write({"report": report})
+
+    def _write(self, fields: dict[str, object]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(fields, separators=(",", ":")) + "\n")
 
     def close(self) -> None:
         """Close the file."""

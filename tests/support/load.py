@@ -119,6 +119,8 @@ class _Run:
             is_over = self.is_over() and not self.plan.finishes_begun
             if not again or time.monotonic() >= patience_ends or is_over:
                 break
+            if ending.reply is not None:
+                self.ledger.tell(ending.reply.code)
             await asyncio.sleep(TRY_AGAIN_SECONDS)
         reply = ending.reply
         self.ledger.record(

@@ -70,8 +70,9 @@ class LoadConnection(asyncio.Protocol):
         keywords = {line.split(" ")[0].upper() for line in ehlo.lines[1:]}
         self.offers_pipelining = "PIPELINING" in keywords
         self.offers_size = "SIZE" in keywords
-        if plan.credentials is not None:
-            user, password = plan.credentials
+        login = plan.login()
+        if login is not None:
+            user, password = login
             response = base64.b64encode(f"\0{user}\0{password}".encode())
             (answer,) = await self.ask(b"AUTH PLAIN " + response + b"\r\n")
             if answer.code != 235:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import ssl
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
 from tests.support.deliveries import LEDGER_HEADER
 
@@ -31,6 +33,8 @@ class LoadPlan:
     domain: str = "load.test"  # of the recipients, each of which is unique
     seed: int = 0
     credentials: tuple[str, str] | None = None  # AUTH PLAIN
+    # JSON of the two, read for each connection instead: a password that changes is a new file.
+    credentials_file: Path | None = None
     starttls: ssl.SSLContext | None = None
     starttls_name: str = "localhost"  # what the certificate must be for
     # How long one reply may take; after it the connection counts as lost.
@@ -43,6 +47,13 @@ class LoadPlan:
     finishes_begun: bool = False
     # Distinguishes the ids of runs that go to the same upstream.
     run: str = field(default="")
+
+    def login(self) -> tuple[str, str] | None:
+        """User and password for a new connection. Raises OSError, ValueError for their file."""
+        if self.credentials_file is None:
+            return self.credentials
+        user, password = json.loads(self.credentials_file.read_text())
+        return user, password
 
     def __post_init__(self) -> None:
         """Refuse a plan without an end."""

@@ -53,6 +53,7 @@ class ScriptedUpstream:
     # Called before the client is answered: (address, nth, connection, transaction).
     on_rcpt: Callable[[str, int, int, int], None] | None = None
     on_delivery: Callable[[Delivery], None] | None = None
+    on_login_refused: Callable[[int], None] | None = None  # by which reply
 
     received: list[Delivery] = field(default_factory=list, init=False)
     received_count: int = field(default=0, init=False)
@@ -217,6 +218,12 @@ class ScriptedUpstream:
             self.on_rcpt(address, nth, connection, transaction)
         self._changed.set()
         return nth
+
+    def login_refused(self, code: int) -> None:
+        """Note an AUTH that went wrong."""
+        if self.on_login_refused is not None:
+            self.on_login_refused(code)
+        self._changed.set()
 
     def take(self, delivery: Delivery) -> None:
         """Take responsibility for a message before the client is told."""

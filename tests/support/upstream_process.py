@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,30 @@ from tests.support.scripts import accept_all, defer_fraction, fail_at, first_of
 from tests.support.upstream import ScriptedUpstream
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 FLUSH_SECONDS = 0.05
 GRACE_SECONDS = 5.0
+
+
+class UsersFile(Mapping[str, str]):
+    """Users and their passwords in a JSON object, read anew for each look."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __getitem__(self, user: str) -> str:
+        return self._read()[user]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def _read(self) -> dict[str, str]:
+        found: dict[str, str] = json.loads(self._path.read_text())
+        return found
 
 
 class Record:
@@ -51,6 +72,10 @@ class Record:
     def note(self, fields: Mapping[str, object]) -> None:
         """Write a line of another kind; it leaves as a RCPT does."""
         self._lines.append(json.dumps(fields, separators=(",", ":")))
+
+    def login_refused(self, code: int) -> None:
+        """Note an AUTH that went wrong."""
+        self.note({"kind": "login refused", "code": code, "time": time.time()})
 
     def flush(self) -> None:
         """Write what waits."""
@@ -81,6 +106,10 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--certificate", type=Path, help="PEM chain: offers STARTTLS")
     parser.add_argument("--key", type=Path)
+    parser.add_argument("--tls-required", action="store_true", help="no mail in the clear")
+    parser.add_argument(
+        "--users", type=Path, help="JSON, read anew at each AUTH: no mail without one, only in TLS"
+    )
     return parser.parse_args(arguments)
 
 
@@ -111,13 +140,21 @@ async def serve(options: argparse.Namespace) -> None:
         script_of(options),
         options.host,
         options.port,
-        Extensions(starttls=tls),
+        Extensions(
+            starttls=tls,
+            tls_required=options.tls_required,
+            auth=("PLAIN", "LOGIN") if options.users else (),
+            auth_only_with_tls=True,
+            auth_required=options.users is not None,
+            credentials=UsersFile(options.users) if options.users else None,
+        ),
         keep_content=False,
         keep_received=False,
     )
     record = Record(options.record) if options.record else None
     if record is not None:
         upstream.on_rcpt, upstream.on_delivery = record.rcpt, record.delivery
+        upstream.on_login_refused = record.login_refused
     async with upstream:
         sys.stdout.write(f"READY {upstream.port}\n")
         sys.stdout.flush()

@@ -157,4 +157,5 @@ class UpstreamSession(UpstreamConnection):
             return
         if step.code != 334:
             self._auth = None
+            self._upstream.login_refused(step.code)
         self._say(step)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support import scripts
 from tests.support.deliveries import count_rcpts, read_deliveries
+from tests.support.extensions import Extensions
 from tests.support.ledger import Ledger, Outcome, compare, delivery_seconds
 from tests.support.load import run_load
 from tests.support.load_plan import LoadPlan, make_message
@@ -150,3 +151,26 @@ async def test_processes_of_their_own_leave_complete_books(
     verdict = compare(Ledger.read(book), read_deliveries(record))
     assert verdict.exactly_once, str(verdict)
     assert max(count_rcpts(record).values()) == 2
+
+
+async def test_a_refusal_for_a_time_is_counted_and_a_password_that_changes_is_read_anew(
+    tmp_path: Path,
+) -> None:
+    login, path = tmp_path / "login.json", tmp_path / "ledger.jsonl"
+    login.write_text('["app", "old"]')
+    offers = Extensions(auth=("PLAIN",), auth_required=True, credentials={"app": "new"})
+    refused: list[int] = []
+    async with ScriptedUpstream(extensions=offers, on_login_refused=refused.append) as upstream:
+        plan = plan_for(upstream, 5, credentials_file=login, retries_temporary=True)
+        with Ledger(path) as ledger:
+            running = asyncio.create_task(run_load(plan, ledger))
+            await wait_until(lambda: ledger.told[535] >= 5, 30, "all are refused")
+            login.write_text('["app", "new"]')
+            report = await running
+            ledger.end({"accepted": report.accepted})
+    assert report.accepted == 5
+    assert len(refused) == ledger.told[535]
+    kept = Ledger.read(path)
+    assert kept.told == ledger.told
+    assert kept.report == {"accepted": 5}
+    assert compare(kept, upstream.received).exactly_once
