@@ -11,8 +11,8 @@
 6. `supervisor` keeps processes alive, knowing nothing of mail; `child_process` is one of them.
 7. `log_file` takes the lines that they write; `run_file` tells other programs of the running relay.
 8. `mail_commands` are those on failed and captured mail, by way of `monitor_client`.
-9. `send`, `limits`, `users`, `emails`, `queue_step`, `config_command` and `upstream_check` are the
-   other commands.
+9. `send`, `limits`, `users`, `emails`, `queue_step`, `backup_commands`, `config_command` and
+   `upstream_check` are the other commands.
 10. For containers: `first_secrets` makes a user and a token where nobody named others, `health` is
     the health check, and `for_containers` makes what a relay in several of them needs.
 11. `checked_config` reads a configuration for all of them; `console` and `errors` serve all.

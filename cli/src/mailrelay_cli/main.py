@@ -24,6 +24,7 @@ from mailrelay.queue.server_config import MINIMUM_STORE_BYTES
 from mailrelay.queue.streams import REPLICAS
 from mailrelay.runtime.lifecycle import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK
 from mailrelay.runtime.logging import configure_logging
+from mailrelay_cli.backup_commands import backup_command, restore_command
 from mailrelay_cli.checked_config import checked_config, checked_relay
 from mailrelay_cli.config_command import explained, schema, table
 from mailrelay_cli.console import complain, say
@@ -50,6 +51,8 @@ app = typer.Typer(
 queue_app = typer.Typer(help="The queue at NATS.")
 config_app = typer.Typer(help="The relay's configuration.")
 app.add_typer(queue_app, name="queue")
+queue_app.command("backup")(backup_command)
+queue_app.command("restore")(restore_command)
 app.add_typer(config_app, name="config")
 upstream_app = typer.Typer(help="The server that mail goes on to.")
 app.add_typer(upstream_app, name="upstream")

@@ -20,7 +20,8 @@
 13. `state` tells and hears what is wrong with a process now.
 14. `pace` keeps how far the jobs of a submission have come.
 15. `counters` counts for the rate limits, exactly, from any number of processes.
-16. `errors` has what can go wrong with all of it.
+16. `backup` reads the whole queue into a file (`backup_file`), `restore` puts it into another one.
+17. `errors` has what can go wrong with all of it.
 
 docs/decisions/0003 says why JetStream, docs/flow.md how a message passes through.
 """
