@@ -10,6 +10,7 @@ from tests.support.command import ROOT
 from tests.support.pages import GUIDES
 
 PAGE = GUIDES / "one-server.md"
+SYSTEMD = "Without containers: systemd"  # a heading, whose part has a test of its own
 _GIT = ("git", "-c", "user.name=MailRelay's tests", "-c", "user.email=tests@example.org")
 
 

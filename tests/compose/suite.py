@@ -1,8 +1,8 @@
 """Run `make test` on the Python of the images: `python -m tests.compose.suite [FOLDER…]`.
 
-The other tests run on the oldest Python that is supported, and the images have a newer one, which
-warns of more. A container of the Dockerfile's base, with what the Makefile needs, gets the files that
-are tested and makes an environment of its own. No folder: all that `make test` runs.
+The other tests run on the machine's Python, which may be the oldest that is supported; the images
+have a newer one, which warns of more. A container of their base, with what the Makefile needs, gets
+the files that are tested and makes an environment of its own. No folder: all that `make test` runs.
 """
 
 from __future__ import annotations

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.compose.machine import Machine, running_machine
-from tests.compose.page import PAGE, commit, publish
+from tests.compose.page import PAGE, SYSTEMD, commit, publish
 from tests.support.pages import separate_blocks
 from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(600)]
 
-TITLE = "Without containers: systemd"
 COMMAND = "/opt/mailrelay/.venv/bin/mailrelay"
 DATA = "--data-dir /var/lib/mailrelay"
 # A low port, which only a capability of the unit opens, and no upstream: mail is captured.
@@ -26,7 +25,7 @@ BIND_SERVICE = f"{1 << 10:016x}"  # CAP_NET_BIND_SERVICE, alone
 
 
 async def test_the_service_does_what_the_page_says(tmp_path: Path) -> None:
-    install, ask, reload, back_up, restore, upgrade = separate_blocks(PAGE)[TITLE]
+    install, ask, reload, back_up, restore, upgrade = separate_blocks(PAGE)[SYSTEMD]
     upstream = await publish(tmp_path / "upstream")
     async with running_machine() as machine:
         await machine.take(upstream, "/srv/upstream")
