@@ -7,6 +7,7 @@
 PYTHON ?= python3
 UV_VERSION := 0.13.9
 ARGS ?=
+TESTS ?= tests
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,7 +32,7 @@ run: $(STAMP) ## Run the relay on this machine, with a nats-server of its own
 
 .PHONY: test
 test: nats-server ## Run the tests that need only Python and the network
-	$(BIN)/pytest tests -m "not peers and not compose and not chaos and not crash and not operator and not cluster and not prometheus" -n 4 $(ARGS)
+	$(BIN)/pytest $(TESTS) -m "not peers and not compose and not chaos and not crash and not operator and not cluster and not prometheus" -n 4 $(ARGS)
 
 .PHONY: test-peers
 test-peers: nats-server ## Run the tests against other mail servers (needs Postfix)
@@ -40,6 +41,10 @@ test-peers: nats-server ## Run the tests against other mail servers (needs Postf
 .PHONY: test-compose
 test-compose: $(STAMP) ## Build the images and try them (needs Docker, or root and Debian's docker.io)
 	$(BIN)/python -m tests.compose.engine $(BIN)/pytest tests/compose -m compose $(ARGS)
+
+.PHONY: test-in-image
+test-in-image: $(STAMP) ## Run make test on the images' Python (needs what test-compose needs)
+	$(BIN)/python -m tests.compose.engine $(BIN)/python -m tests.compose.suite $(ARGS)
 
 .PHONY: test-operator
 test-operator: kubernetes ## Run the operator's and the chart's tests on a real API server (no node)

@@ -51,7 +51,7 @@ def build_images(
                 *("docker", "buildx", "build", "--network", "host", "--load"),
                 *("--progress", "plain", "--target", target),
                 *("--tag", f"{TARGETS[target]}:{tag}"),
-                *(part for each in _build_arguments() for part in ("--build-arg", each)),
+                *(part for each in package_index() for part in ("--build-arg", each)),
                 *("--build-arg", f"REVISION={_revision()}", str(tree)),
                 limit=_BUILD_SECONDS,
             )
@@ -72,8 +72,8 @@ def _revision() -> str:
     ).stdout.strip()
 
 
-def _build_arguments() -> Iterator[str]:
-    """Hand on where packages come from, as the Makefile does for uv."""
+def package_index() -> Iterator[str]:
+    """Say where packages come from, in variables: what pip is told, as the Makefile does for uv."""
     asked = [sys.executable, "-m", "pip", "config", "list"]
     said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
     for line in said.splitlines():

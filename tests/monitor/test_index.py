@@ -285,7 +285,9 @@ def test_unusable_file_is_told_and_kept_beside_the_new_one(
     with pytest.raises(IndexDamagedError):
         open_file(path)
     make_file(path, Ledger()).close()
-    assert open_file(path) is not None
+    opened = open_file(path)
+    assert opened is not None
+    opened.close()
     assert path.with_name("index.sqlite3.damaged").exists()
 
 

@@ -15,11 +15,16 @@ GUIDES = ROOT / "docs" / "guide"
 
 def blocks(page: Path, language: str = "sh") -> dict[str, str]:
     """Return what is fenced as of that language, by the `##` heading above it, joined."""
+    return {title: "".join(found) for title, found in separate_blocks(page, language).items()}
+
+
+def separate_blocks(page: Path, language: str = "sh") -> dict[str, list[str]]:
+    """Return what is fenced as of that language, by the `##` heading above it, each by itself."""
     parts = re.split(r"^## (.+)$", page.read_text(), flags=re.MULTILINE)
     found = {}
     for title, text in zip(["", *parts[1::2]], [parts[0], *parts[2::2]], strict=True):
         if fenced := re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-            found[title] = "".join(fenced)
+            found[title] = fenced
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import typing
 from collections.abc import Iterator, Mapping
@@ -111,7 +112,7 @@ def _objects(key: str, section: type[BaseModel] | None) -> Iterator[str]:
         )
         for field in fields
     )
-    about = (section.__doc__ or "").strip()
+    about = inspect.cleandoc(section.__doc__ or "")
     yield f"### {code(key)}\n\n{about}\n\n" + table(("Key", "Value", "Default", "Meaning"), rows)
     for field in fields:
         yield from _objects(f"{key}.{field.alias}[]", section_type(field))
@@ -137,7 +138,7 @@ def _about(name: str) -> str:
     section = field.annotation
     assert isinstance(section, type)  # noqa: S101 — `options` took it for a section
     assert issubclass(section, BaseModel)  # noqa: S101
-    return f"{(section.__doc__ or '').strip()}\n\n"
+    return f"{inspect.cleandoc(section.__doc__ or '')}\n\n"
 
 
 def _row(option: Option) -> tuple[str, ...]:

@@ -70,19 +70,25 @@ class AdminDatabase:
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        database.execute("PRAGMA journal_mode = WAL")
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version not in {0, _VERSION}:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+            is_ours = version in {0, _VERSION}
+            if is_ours:
+                database.executescript(
+                    failed_index.SCHEMA
+                    + gone_book.SCHEMA
+                    + release_book.SCHEMA
+                    + resend_book.SCHEMA
+                    + f"PRAGMA user_version = {_VERSION};"
+                )
+        except BaseException:
+            database.close()
+            raise
+        if not is_ours:
             database.close()
             self._put_aside(f"it has version {version}, this monitor has {_VERSION}")
             return self._open()
-        database.executescript(
-            failed_index.SCHEMA
-            + gone_book.SCHEMA
-            + release_book.SCHEMA
-            + resend_book.SCHEMA
-            + f"PRAGMA user_version = {_VERSION};"
-        )
         self._database = database
         return database
 
