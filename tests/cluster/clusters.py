@@ -14,6 +14,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,15 +75,14 @@ class Cluster(ABC):
     async def kill_container(self, client: Client, of: Manifest) -> None:
         """Send SIGKILL to the first process of a pod's one container."""
 
+    @abstractmethod
+    def has_container(self, of: Manifest) -> bool:
+        """Whether a node runs the container of a pod that is, or was, there."""
+
     @property
     @abstractmethod
     def plane(self) -> ControlPlane:
         """The control plane's processes. Raises LeftOutError where they are somebody's."""
-
-    @property
-    @abstractmethod
-    def node(self) -> NodeCluster:
-        """The node from within. Raises LeftOutError where it is somebody's."""
 
     @abstractmethod
     async def keep_logs(self, target: Path) -> None:
@@ -124,15 +124,19 @@ class OwnCluster(Cluster):
         (status,) = of["status"]["containerStatuses"]
         os.kill(self._made.node.pid_of(status["containerID"]), signal.SIGKILL)
 
+    def has_container(self, of: Manifest) -> bool:
+        """Ask containerd."""
+        (status,) = of["status"]["containerStatuses"]
+        try:
+            self._made.node.pid_of(status["containerID"])
+        except LookupError:
+            return False
+        return True
+
     @property
     def plane(self) -> ControlPlane:
         """The processes."""
         return self._made.plane
-
-    @property
-    def node(self) -> NodeCluster:
-        """The node and all beside it."""
-        return self._made
 
     async def keep_logs(self, target: Path) -> None:
         """Copy those of its programs, too."""
@@ -158,7 +162,7 @@ class SomebodysCluster(Cluster):
     async def check(self) -> None:
         """Refuse a cluster that has what the tests make. Raises OccupiedError."""
         async with open_client(self.kubeconfig) as client:
-            there = [f"namespace {name}" for name in await _namespaces(client)]
+            there = [f"namespace {name}" for name in await namespaces_of_tests(client)]
             if await client.find(*CRD):
                 there.append(f"definition {CRD[2]}")
         if there:
@@ -209,21 +213,22 @@ class SomebodysCluster(Cluster):
         await wait_until(is_done, _GONE_SECONDS, f"{name} has killed", 0.2)
         await client.delete("v1", "Pod", name, namespace=names.CLIENTS)
 
+    def has_container(self, of: Manifest) -> bool:
+        """The node is somebody's: its word is that a pod is there until its containers ended."""
+        namespace, name = of["metadata"]["namespace"], of["metadata"]["name"]
+        asked = [*self.kubectl_command(), "--namespace", namespace, "get", "pod", name]
+        return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+
     @property
     def plane(self) -> ControlPlane:
         """It is somebody's."""
         raise LeftOutError("the API server is somebody's, and is not stopped")
 
-    @property
-    def node(self) -> NodeCluster:
-        """It is somebody's."""
-        raise LeftOutError("the node is somebody's, and not looked into")
-
     async def keep_logs(self, target: Path) -> None:
         """Ask the API server for them."""
         target.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 — nothing else goes on
         async with open_client(self.kubeconfig) as client:
-            for namespace in await _namespaces(client):
+            for namespace in await namespaces_of_tests(client):
                 for each in await client.list("v1", "Pod", namespace=namespace):
                     name = each["metadata"]["name"]
                     with contextlib.suppress(AssertionError):  # it has none yet
@@ -234,16 +239,17 @@ class SomebodysCluster(Cluster):
         """Remove what the tests have made."""
         async with open_client(self.kubeconfig) as client:
             await remove_everything(client)
-            for name in await _namespaces(client):
+            for name in await namespaces_of_tests(client):
                 await client.delete("v1", "Namespace", name)
 
             async def are_gone() -> bool:
-                return not await _namespaces(client)
+                return not await namespaces_of_tests(client)
 
             await wait_until(are_gone, _GONE_SECONDS, "the tests' namespaces are gone", 0.5)
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 
-async def _namespaces(client: Client) -> list[str]:
+async def namespaces_of_tests(client: Client) -> list[str]:
+    """The tests' namespaces that are there."""
     found = [each["metadata"]["name"] for each in await client.list("v1", "Namespace")]
     return [name for name in found if name.startswith(names.PREFIX)]

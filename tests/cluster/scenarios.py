@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.chart.left import CRD, cluster_objects, objects
 from tests.cluster import install
 from tests.cluster.changes import (
     smart_host_password_changed,
     users_changed,
     without_room,
 )
+from tests.cluster.clusters import namespaces_of_tests
 from tests.cluster.mail import RATE
 from tests.cluster.relays import (
+    KIND,
     NAMESPACE,
     delete_pod,
     evict,
@@ -33,6 +36,7 @@ from tests.cluster.scene import (
 from tests.support.kubernetes.client import Manifest
 from tests.support.wait import wait_until
 
+COMPONENTS: Final = ("ingress", "sender", "monitor", "nats")
 _MINUTE: Final = int(RATE * 60)  # messages
 
 
@@ -201,8 +205,28 @@ async def upgraded(scene: Scene) -> None:
 
 async def uninstalled(scene: Scene) -> None:
     """The chart is uninstalled: relays stay, and the next one takes care of them again."""
+    operators = await _operator_pods(scene)
+    relays = await _of_relays(scene)
     await scene.release.uninstall()
+    for pod in operators:
+        await wait_gone(scene.client, pod)
+        assert not scene.cluster.has_container(pod), "the node still runs the operator"
+
+    async def is_empty() -> bool:
+        found = await objects(scene.client, install.NAMESPACE)
+        # What a namespace has of its own, and lists that follow its pods by some seconds.
+        assert not found, f"left in the operator's namespace: {sorted(found)}"
+        return True
+
+    await wait_until(is_empty, SECONDS, "nothing is left beside the namespace", 0.5)
+    outside = await cluster_objects(scene.client)
+    ours = {f"namespaces/{name}" for name in await namespaces_of_tests(scene.client)}
+    volumes = {each for each in outside if each.startswith("persistentvolumes/")}
+    assert outside - ours - volumes == {f"customresourcedefinitions/{CRD[2]}"}, outside
     await scene.load.wait_accepted(100)
+    assert await _of_relays(scene) == relays, "no relay noticed it"
+    for pod in [each for part in COMPONENTS for each in await pods(scene.client, NAMESPACE, part)]:
+        assert scene.cluster.has_container(pod), pod["metadata"]["name"]
     await scene.release.install(scene.client)
     await patch(scene, {"failed": {"maxRecords": 6000}})
     await wait_ready(scene.client, NAMESPACE)
@@ -255,17 +279,16 @@ LONG: Final = {
 
 async def _wait_images(scene: Scene, tag: str) -> None:
     """Wait until all pods of the relay are of a version, and the relay is ready."""
-    components = ("ingress", "sender", "monitor", "nats")
 
     async def have_rolled() -> bool:
-        for component in components:
+        for component in COMPONENTS:
             for pod in await pods(scene.client, NAMESPACE, component):
                 image = pod["spec"]["containers"][0]["image"]
                 assert image.endswith(f":{tag}"), f"{component}: {image}"
         return True
 
     await wait_until(have_rolled, SECONDS, f"all pods are of version {tag}", 0.5)
-    for component in components:
+    for component in COMPONENTS:
         await wait_component(scene.client, NAMESPACE, component)
     await wait_ready(scene.client, NAMESPACE)
 
@@ -275,6 +298,27 @@ async def _streams_jobs(scene: Scene) -> set[str]:
     labels = "app.kubernetes.io/component=streams"
     found = await scene.client.list("batch/v1", "Job", namespace=NAMESPACE, labels=labels)
     return {job["metadata"]["uid"] for job in found if job["status"].get("succeeded")}
+
+
+async def _of_relays(scene: Scene) -> dict[str, str]:
+    """The relay, its volumes and its pods, each with what it is known by for its lifetime."""
+    found = {}
+    for version, kind in (
+        KIND,
+        ("v1", "PersistentVolumeClaim"),
+        ("v1", "Pod"),
+        ("apps/v1", "Deployment"),
+        ("apps/v1", "StatefulSet"),
+    ):
+        for each in await scene.client.list(version, kind, namespace=NAMESPACE):
+            name = f"{kind} {each['metadata']['name']}"
+            found[name] = each["metadata"]["uid"]
+            if kind == "PersistentVolumeClaim":
+                volume = each["spec"]["volumeName"]
+                bound = await scene.client.get("v1", "PersistentVolume", volume)
+                assert bound["status"]["phase"] == "Bound", f"{name}: {bound['status']}"
+                found[f"volume of {name}"] = bound["metadata"]["uid"]
+    return found
 
 
 async def _operator_pods(scene: Scene) -> list[Manifest]:

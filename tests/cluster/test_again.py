@@ -47,6 +47,9 @@ async def test_a_relay_made_again_delivers_what_its_predecessor_took(
     await wait_until(is_gone, GONE_SECONDS, "the relay's pods are gone", 0.5)
     claims = await admin.list("v1", "PersistentVolumeClaim", namespace=NAMESPACE)
     assert {claim["metadata"]["name"] for claim in claims} == CLAIMS
+    for claim in claims:
+        volume = await admin.get("v1", "PersistentVolume", claim["spec"]["volumeName"])
+        assert volume["status"]["phase"] == "Bound"
     await make_relay(admin, NAMESPACE, sink, sender={"batchSize": 5, "retry": retry})
     await wait_ready(admin, NAMESPACE)
     verdict = await sink.wait_kept(ledger, client.run)

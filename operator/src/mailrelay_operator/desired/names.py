@@ -30,7 +30,7 @@ ENDINGS: Final = {
         *(f"nats-{role.value}" for role in Role),
     ),
     "ConfigMap": ("config", "nats-conf"),
-    "Service": ("ingress", "monitor", "nats"),
+    "Service": ("ingress", "monitor", "nats", "nats-client"),
     "Deployment": ("ingress", "sender"),
     "StatefulSet": ("monitor", "nats"),
     "PodDisruptionBudget": ("ingress", "sender", "nats"),
@@ -112,6 +112,11 @@ class ChildNames:
     def nats_pod(self, number: int) -> str:
         """The pod of a NATS server, from 0 on."""
         return f"{self.of(Component.NATS)}-{number}"
+
+    @property
+    def nats_client(self) -> str:
+        """The Service by which clients reach a NATS server that is the only one."""
+        return f"{self.of(Component.NATS)}-client"
 
     def nats_host(self, number: int) -> str:
         """The name of a NATS server for the pods of its namespace."""

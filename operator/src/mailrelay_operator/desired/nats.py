@@ -1,9 +1,13 @@
 """NATS of the relay's own: one server, or three that keep three copies of everything.
 
-A server's name is its pod's. Clients get the names of all pods and choose: the headless Service
-gives out a pod's address also while it is not ready, so that servers find each other and a client
-waits for one that is there. Readiness therefore only paces rolling: with three servers the next one
-ends when the last one has caught up with its copies.
+A server's name is its pod's. Of three, clients get the names of all pods and choose: the headless
+Service gives out a pod's address also while it is not ready, so that servers find each other and a
+client waits for one that is there. Readiness therefore only paces rolling: with three servers the
+next one ends when the last one has caught up with its copies.
+
+Of one server, clients get a Service with an address of its own. A pod's name is known for some
+seconds to everybody's DNS as the address that its last pod had, where nothing answers at all; the
+Service's stays, and refuses at once until the next pod is there.
 """
 
 from __future__ import annotations
@@ -49,6 +53,8 @@ def nats_url(relay: Relay) -> str:
     if relay.spec.queue.url is not None:
         return relay.spec.queue.url
     names = ChildNames(relay.name)
+    if relay.spec.queue.replicas == 1:
+        return f"nats://{names.nats_client}:{CLIENT_PORT}"
     numbers = range(relay.spec.queue.replicas)
     return ",".join(f"nats://{names.nats_host(number)}:{CLIENT_PORT}" for number in numbers)
 
@@ -102,6 +108,7 @@ def nats(relay: Relay, inputs: Inputs) -> tuple[Manifest, ...]:
         _config_map(relay, text),
         *(_claim(relay, number) for number in range(relay.spec.queue.replicas)),
         _service(relay),
+        *([_client_service(relay)] if relay.spec.queue.replicas == 1 else ()),
         _stateful_set(relay, inputs, text),
     )
 
@@ -157,6 +164,24 @@ def _service(relay: Relay) -> Manifest:
             "publishNotReadyAddresses": True,
             "selector": selector(relay.name, Component.NATS),
             "ports": [{**port, "protocol": "TCP"} for port in ports],
+        },
+    )
+
+
+def _client_service(relay: Relay) -> Manifest:
+    return manifest(
+        relay,
+        "v1",
+        "Service",
+        ChildNames(relay.name).nats_client,
+        Component.NATS,
+        spec={
+            # The server is taken into use when it listens, which may be before its next probe.
+            "publishNotReadyAddresses": True,
+            "selector": selector(relay.name, Component.NATS),
+            "ports": [
+                {"name": "client", "port": CLIENT_PORT, "targetPort": "client", "protocol": "TCP"}
+            ],
         },
     )
 
