@@ -182,8 +182,9 @@ def test_a_volume_that_grows_leaves_what_cannot_be_changed_as_it_is() -> None:
         assert sets[0][key] == sets[1][key]
 
 
-def test_every_name_fits_however_long_the_relays_is() -> None:
-    resource = relay({"queue": {"replicas": 3}}, name=LONGEST)
+@pytest.mark.parametrize("servers", [1, 3])
+def test_every_name_fits_however_long_the_relays_is(servers: int) -> None:
+    resource = relay({"queue": {"replicas": servers}}, name=LONGEST)
     found = desired(resource, inputs())
     for each in found:
         name = each["metadata"]["name"]
