@@ -56,6 +56,10 @@ REFUSED: Final[list[tuple[Values, str]]] = [
     ({"serviceAccount": {"name": "A_b"}}, "at '/serviceAccount/name': 'A_b' does not match"),
     ({"crds": {"enabled": "yes"}}, "at '/crds/enabled': got string, want boolean"),
     ({"monitoring": {"podMonitor": {"interval": "30"}}}, "at '/monitoring/podMonitor/interval'"),
+    (
+        {"monitoring": {"prometheusRule": {"runbookBaseUrl": "docs/runbooks"}}},
+        "at '/monitoring/prometheusRule/runbookBaseUrl'",
+    ),
     ({"fullnameOverride": "a" * 41}, "at '/fullnameOverride': maxLength: got 41, want 40"),
     ({"relay": {"name": "Mail"}}, "at '/relay/name': 'Mail' does not match pattern"),
     ({"relay": {"name": "a" * 41}}, "at '/relay/name': maxLength: got 41, want 40"),

@@ -185,6 +185,17 @@ async def test_dashboards_and_rules_are_handed_on_to_the_letter(
     assert found["metadata"]["annotations"]["grafana_folder"] == "Mail"
 
 
+async def test_an_alert_leads_to_its_page_where_somebody_has_put_the_pages(renderer: Helm) -> None:
+    rule = {"enabled": True, "runbookBaseUrl": "https://git.example.org/runbooks/"}
+    manifests = await renderer.rendered(NAMESPACE, {"monitoring": {"prometheusRule": rule}})
+    made = named(manifests, "PrometheusRule", "mailrelay-alerts")
+    alerts = [each for group in made["spec"]["groups"] for each in group["rules"]]
+    assert {each["annotations"]["runbook_url"] for each in alerts if "alert" in each} == {
+        f"https://git.example.org/runbooks/{page.name}"
+        for page in (ROOT / "docs" / "runbooks").glob("MailRelay*.md")
+    }
+
+
 def deployment(manifests: list[Manifest]) -> Manifest:
     (found,) = (each for each in manifests if each["kind"] == "Deployment")
     return found

@@ -251,6 +251,13 @@ class PrometheusRule(Values):
 
     enabled: bool = Field(default=False, description="Whether the chart makes it.")
     labels: StringMap = Field({}, description="Labels by which a Prometheus selects it.")
+    runbook_base_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s{}]+)?$",
+        description="Where the pages of docs/runbooks are for who gets an alert, such as "
+        "`https://git.example.org/mailrelay/blob/main/docs/runbooks`; empty: their path in the "
+        "repository.",
+    )
 
 
 class Dashboards(Values):
