@@ -22,7 +22,7 @@ from tests.support.command import ROOT
 from tests.support.pages import blocks
 from tests.support.smtp_client import SmtpDialogue
 
-pytestmark = [pytest.mark.compose, pytest.mark.timeout(700)]
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(900)]
 
 CONTENT = b"From: me@example.org\r\nTo: you@example.com\r\nSubject: hello\r\n\r\nHello.\r\n"
 BUILD_SECONDS = 240.0  # all but the last layers is built; measured 5 s

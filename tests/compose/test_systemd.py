@@ -12,7 +12,7 @@ from tests.compose.page import PAGE, SYSTEMD, commit, publish
 from tests.support.pages import separate_blocks
 from tests.support.wait import wait_until
 
-pytestmark = [pytest.mark.compose, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(900)]
 
 COMMAND = "/opt/mailrelay/.venv/bin/mailrelay"
 DATA = "--data-dir /var/lib/mailrelay"
