@@ -25,9 +25,12 @@ from tests.compose.images import TARGETS, ImageError, build_images
 from tests.support.command import ROOT
 from tests.support.kubernetes.client import Client, open_client
 from tests.support.kubernetes.cluster import VARIABLE, chosen_kubeconfig
+from tests.support.kubernetes.definitions import find_definitions
 from tests.support.kubernetes.node_cluster import NodeCluster, scratch_folder
 
 LIMIT_SECONDS = 900  # the first test waits for the cluster, too
+# Kinds of Prometheus' operator that are there before ours starts: it looks for them each 5 minutes.
+ADD_ONS = ("PodMonitor", "PrometheusRule")
 BUILT = tuple(target for target in TARGETS if target != "all-in-one")
 
 LOGS_VARIABLE = "MAILRELAY_CLUSTER_LOGS"  # a folder for the logs of what failed
@@ -83,7 +86,10 @@ async def _own() -> Cluster:
     made = NodeCluster(scratch)
     cluster = OwnCluster(made, Images("", VERSION, other_version.TAG))
     try:
-        await made.start(images=[*(TARGETS[each] for each in BUILT), *other_version.names(BUILT)])
+        await made.start(
+            [path.read_text() for path in find_definitions(ADD_ONS, print)],
+            [*(TARGETS[each] for each in BUILT), *other_version.names(BUILT)],
+        )
     except BaseException:
         await _end(cluster)
         raise

@@ -6,7 +6,7 @@ from typing import Final
 
 import yaml
 
-from tests.chart.helm import CHART, Helm
+from tests.chart.helm import CHART, Helm, Values
 from tests.cluster.clusters import NEXT_TAG, Cluster, LeftOutError
 from tests.cluster.names import SYSTEM
 from tests.support.kubernetes.client import Client, Manifest
@@ -40,6 +40,11 @@ class Release:
             raise LeftOutError(f"{NEXT_TAG} names no images of another version")
         await self._helm.did("upgrade", *self._arguments(self._images.next_tag))
         await self.wait_ready(client)
+
+    async def change(self, values: Values) -> None:
+        """Upgrade it to these values beside those that it was installed with."""
+        arguments = (*self._arguments(self._images.tag), "--reset-values")
+        await self._helm.did("upgrade", *arguments, values=values)
 
     async def roll_back(self, client: Client) -> None:
         """Go back to what was installed before."""

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
+from mailrelay_operator.child_kinds import CHILDREN, SECRET
+from mailrelay_operator.metrics import OperatorMetrics
 from tests.chart.helm import Helm
 from tests.operator.operators import operator, relay, wait_condition, wait_made
 from tests.prometheus.asked import asked, panels
@@ -31,6 +34,15 @@ QUERIES = [expr for row, _, expr in panels() if row.startswith("Operator")]
 # No node: nobody has the pods' logs, and a pod has no address. Everything else of the command is
 # looked at before that is found out.
 OF_PODS = re.compile("does not have a host assigned|has no address|timed out waiting|not running")
+
+
+def test_the_first_drift_of_its_kind_is_an_increase() -> None:
+    registry = CollectorRegistry()
+    OperatorMetrics(registry)
+    for kind in (*CHILDREN, SECRET):
+        for how in ("edited", "deleted", "added"):
+            labels = {"kind": kind.kind, "how": how}
+            assert registry.get_sample_value("mailrelay_operator_drift_undone_total", labels) == 0
 
 
 async def test_panels_show_the_operator_and_a_relay_that_is_stopped_is_told(

@@ -50,6 +50,7 @@ async def test_prometheus_evaluates_every_rule_without_a_complaint(observed: Obs
         'mailrelay_failed_discarded_total{reason="max_records"}',
         "mailrelay_delivery_latency_seconds_count",
         "mailrelay_rate_limited_total",
+        'mailrelay_logins_total{outcome="invalid"}',
     ],
 )
 async def test_the_first_of_its_kind_is_an_increase(expr: str, observed: Observed) -> None:

@@ -51,50 +51,18 @@ class QueryError(AssertionError):
     """Prometheus refused a query; the text is its own."""
 
 
-class Prometheus:
-    """A server with a folder and a port of its own."""
+class PrometheusClient:
+    """Asks a Prometheus, wherever it runs."""
 
-    def __init__(self, folder: Path, jobs: Iterable[Job], rules: Iterable[Path] = ()) -> None:
-        self._url = f"http://127.0.0.1:{free_port()}"
-        config = {
-            "global": {
-                "scrape_interval": f"{SCRAPE_SECONDS}s",
-                "evaluation_interval": f"{SCRAPE_SECONDS}s",
-            },
-            "rule_files": [str(path) for path in rules],
-            "scrape_configs": [_scrape_config(job) for job in jobs],
-        }
-        self._file = folder / "prometheus.yml"
-        self._file.write_text(json.dumps(config))  # JSON is YAML
-        self._folder = folder
-        self._daemon: Daemon | None = None
+    def __init__(self, url: str) -> None:
+        self.url = url
 
-    async def start(self) -> None:
-        """Start it and wait until it answers."""
-        program = find_programs(["prometheus"], print)["prometheus"]
-        self._daemon = daemon = Daemon(
-            program,
-            f"--config.file={self._file}",
-            f"--web.listen-address={self._url.removeprefix('http://')}",
-            f"--storage.tsdb.path={self._folder / 'tsdb'}",
-            "--log.level=warn",
-            log=self._folder / "prometheus.log",
-        )
-        daemon.start()
-
-        async def is_ready() -> bool:
-            daemon.check()
-            with contextlib.suppress(httpx.TransportError):
-                async with self._client() as client:
-                    return (await client.get("/-/ready")).status_code == httpx.codes.OK
-            return False
-
-        await wait_until(is_ready, READY_SECONDS, "Prometheus is ready", interval=0.1)
-
-    async def stop(self) -> None:
-        """End it."""
-        if self._daemon is not None:
-            await self._daemon.stop()
+    async def is_ready(self) -> bool:
+        """Whether it answers queries now."""
+        with contextlib.suppress(httpx.TransportError):
+            async with self._client() as client:
+                return (await client.get("/-/ready")).status_code == httpx.codes.OK
+        return False
 
     async def query(self, expr: str) -> list[Sample]:
         """Ask for what an expression is now. Raises QueryError."""
@@ -118,7 +86,7 @@ class Prometheus:
         """Wait until each target was scraped so often: what begins at 0 was seen there."""
 
         async def is_scraped() -> bool:
-            targets = (await self._get("/api/v1/targets", state="active"))["activeTargets"]
+            targets = await self.active_targets()
             faults = [each["lastError"] for each in targets if each["health"] != "up"]
             assert not faults, faults
             counts = await self.query(f"count_over_time(up[{10 * LIMIT_SECONDS:.0f}s]) >= {times}")
@@ -128,13 +96,37 @@ class Prometheus:
 
     async def alerts(self) -> list[Labels]:
         """The labels of all alerts that fire."""
-        alerts = (await self._get("/api/v1/alerts"))["alerts"]
-        return [each["labels"] for each in alerts if each["state"] == "firing"]
+        return [each["labels"] for each in await self.active_alerts() if each["state"] == "firing"]
+
+    async def active_alerts(self) -> list[dict[str, Any]]:
+        """All alerts whose query has an answer: `pending` until their time has passed."""
+        found: list[dict[str, Any]] = (await self._get("/api/v1/alerts"))["alerts"]
+        return found
+
+    async def active_targets(self) -> list[dict[str, Any]]:
+        """What is scraped now, with its labels, its interval and how that went."""
+        found: list[dict[str, Any]] = (await self._get("/api/v1/targets", state="active"))[
+            "activeTargets"
+        ]
+        return found
+
+    async def rule_groups(self) -> list[dict[str, Any]]:
+        """The rules that are loaded, with how their last evaluation went."""
+        found: list[dict[str, Any]] = (await self._get("/api/v1/rules"))["groups"]
+        return found
+
+    async def label_names(self) -> set[str]:
+        """The names of all labels that any series has."""
+        return set(await self._get("/api/v1/labels"))
+
+    async def label_values(self, label: str, selector: str) -> list[str]:
+        """The values of a label of the series that a selector chooses."""
+        found: list[str] = await self._get(f"/api/v1/label/{label}/values", **{"match[]": selector})
+        return found
 
     async def rule_faults(self) -> dict[str, str]:
         """What the last evaluation of each rule complained of, by the rule's name."""
-        groups = (await self._get("/api/v1/rules"))["groups"]
-        rules = [rule for group in groups for rule in group["rules"]]
+        rules = [rule for group in await self.rule_groups() for rule in group["rules"]]
         assert rules, "no rules"
         return {rule["name"]: rule["lastError"] for rule in rules if rule.get("lastError")}
 
@@ -147,7 +139,50 @@ class Prometheus:
         return found["data"]
 
     def _client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self._url, timeout=30)
+        return httpx.AsyncClient(base_url=self.url, timeout=30)
+
+
+class Prometheus(PrometheusClient):
+    """A server with a folder and a port of its own."""
+
+    def __init__(self, folder: Path, jobs: Iterable[Job], rules: Iterable[Path] = ()) -> None:
+        super().__init__(f"http://127.0.0.1:{free_port()}")
+        config = {
+            "global": {
+                "scrape_interval": f"{SCRAPE_SECONDS}s",
+                "evaluation_interval": f"{SCRAPE_SECONDS}s",
+            },
+            "rule_files": [str(path) for path in rules],
+            "scrape_configs": [_scrape_config(job) for job in jobs],
+        }
+        self._file = folder / "prometheus.yml"
+        self._file.write_text(json.dumps(config))  # JSON is YAML
+        self._folder = folder
+        self._daemon: Daemon | None = None
+
+    async def start(self) -> None:
+        """Start it and wait until it answers."""
+        program = find_programs(["prometheus"], print)["prometheus"]
+        self._daemon = daemon = Daemon(
+            program,
+            f"--config.file={self._file}",
+            f"--web.listen-address={self.url.removeprefix('http://')}",
+            f"--storage.tsdb.path={self._folder / 'tsdb'}",
+            "--log.level=warn",
+            log=self._folder / "prometheus.log",
+        )
+        daemon.start()
+
+        async def is_ready() -> bool:
+            daemon.check()
+            return await self.is_ready()
+
+        await wait_until(is_ready, READY_SECONDS, "Prometheus is ready", interval=0.1)
+
+    async def stop(self) -> None:
+        """End it."""
+        if self._daemon is not None:
+            await self._daemon.stop()
 
 
 def _scrape_config(job: Job) -> dict[str, Any]:

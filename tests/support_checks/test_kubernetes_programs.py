@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.support.kubernetes.programs import (
     KUBERNETES,
     MODULES,
     PROMETHEUS,
+    PROMETHEUS_OPERATOR,
     Module,
     ProgramNotFoundError,
     cache_folder,
@@ -59,6 +61,7 @@ for package; do
   case $target in */) file=$target${{package##*/}} ;; *) file=$target ;; esac
   case $package in
     *etcd*) say='etcd Version: {version or dotted(ETCD.version)}' ;;
+    *prometheus-operator*) say='prom-x, version {version or dotted(PROMETHEUS_OPERATOR.version)}' ;;
     *kubectl) say='Client Version: v{version or dotted(KUBERNETES.version)}' ;;
     *) say='Kubernetes v{version or dotted(KUBERNETES.version)}' ;;
   esac
@@ -115,6 +118,29 @@ def test_prometheus_is_called_after_its_module_and_known_by_what_it_says(
     there = script(tmp_path / "bin" / "promtool", f"echo '{text}'")
     monkeypatch.setenv("PATH", str(there.parent))
     assert find_programs(["promtool"], print) == {"promtool": there}
+
+
+def test_programs_that_are_built_together_get_our_names_and_not_their_packages(
+    machine: Path, said: list[str]
+) -> None:
+    go(machine / "bin" / "go")
+    names = tuple(PROMETHEUS_OPERATOR.packages)
+    assert {package.rpartition("/")[2] for package in PROMETHEUS_OPERATOR.packages.values()} != {
+        *names
+    }
+    found = find_programs(names, said.append)
+    assert found == {name: cache_folder(PROMETHEUS_OPERATOR) / name for name in names}
+    assert all(path.exists() for path in found.values())
+
+
+def test_a_program_with_other_build_tags_is_another_one() -> None:
+    assert PROMETHEUS.tags
+    assert cache_folder(PROMETHEUS) != cache_folder(replace(PROMETHEUS, tags=""))
+
+
+def test_the_operators_definitions_are_of_its_own_version() -> None:
+    text = (KUBERNETES.folder.parent / "definitions" / "go.mod").read_text()
+    assert f"\t{PROMETHEUS_OPERATOR.upstream} v{dotted(PROMETHEUS_OPERATOR.version)}\n" in text
 
 
 def test_every_part_of_kubernetes_is_of_the_same_release() -> None:

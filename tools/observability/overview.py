@@ -8,7 +8,7 @@ from tools.observability.grafana import Dashboard, Panel, Query, Row, Variable
 from tools.observability.mail_rows import IN, OUT
 from tools.observability.promql import chosen, per_relay
 from tools.observability.queries import NAME, per_second
-from tools.observability.state_rows import OPERATOR, PROCESSES, QUEUE, ROOM
+from tools.observability.state_rows import COMPONENTS, OPERATOR, PROCESSES, QUEUE, ROOM
 
 _GLANCE: Final = Row(
     "Now",
@@ -59,7 +59,7 @@ _GLANCE: Final = Row(
             "Not ready",
             "Processes whose /readyz says no.",
             "short",
-            (Query(per_relay("sum", f"1 - {chosen('mailrelay_ready')}"), NAME),),
+            (Query(per_relay("sum", f"1 - {chosen('mailrelay_ready', COMPONENTS)}"), NAME),),
             is_stat=True,
             steps=((1, "red"),),
         ),

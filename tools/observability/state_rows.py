@@ -8,7 +8,8 @@ from tools.observability.grafana import Panel, Query, Row
 from tools.observability.promql import chosen, per_relay
 from tools.observability.queries import NAME, per_second
 
-_COMPONENTS: Final = 'component=~"ingress|sender|monitor"'
+# The operator has metrics of these names, too, and is no relay.
+COMPONENTS: Final = 'component=~"ingress|sender|monitor"'
 
 QUEUE: Final = Row(
     "Queue",
@@ -171,7 +172,7 @@ PROCESSES: Final = Row(
                 Query(
                     per_relay(
                         "sum",
-                        chosen("process_resident_memory_bytes", _COMPONENTS),
+                        chosen("process_resident_memory_bytes", COMPONENTS),
                         "component",
                         "instance",
                     ),
@@ -189,7 +190,7 @@ PROCESSES: Final = Row(
                         "process_cpu_seconds_total",
                         "component",
                         "instance",
-                        matchers=(_COMPONENTS,),
+                        matchers=(COMPONENTS,),
                     ),
                     f"{{{{component}}}} {{{{instance}}}} {NAME}",
                 ),
@@ -203,7 +204,7 @@ PROCESSES: Final = Row(
                 Query(
                     per_relay(
                         "sum",
-                        f"changes({chosen('process_start_time_seconds', _COMPONENTS)}[1h])",
+                        f"changes({chosen('process_start_time_seconds', COMPONENTS)}[1h])",
                         "component",
                     ),
                     f"{{{{component}}}} {NAME}",

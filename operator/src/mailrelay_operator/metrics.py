@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from mailrelay_operator.child_kinds import Kind
+from mailrelay_operator.child_kinds import BY_KIND, Kind
 
 
 class OperatorMetrics:
@@ -31,6 +31,9 @@ class OperatorMetrics:
             ["kind", "how"],  # Deployment …; edited, deleted, added
             registry=registry,
         )
+        for kind in BY_KIND:
+            for how in ("edited", "deleted", "added"):
+                self.drift.labels(kind, how)
         self.watch_restarts = Counter(
             "mailrelay_operator_watch_restarts",
             "Watches that had to begin anew.",

@@ -27,7 +27,10 @@ FILES: Final = {
     "Certificate": (_CERT_MANAGER, "deploy/crds/cert-manager.io_certificates.yaml"),
     "Issuer": (_CERT_MANAGER, "deploy/crds/cert-manager.io_issuers.yaml"),
     "PodMonitor": (_PROMETHEUS, f"{_PROMETHEUS_FOLDER}podmonitors.yaml"),
+    "Probe": (_PROMETHEUS, f"{_PROMETHEUS_FOLDER}probes.yaml"),
+    "Prometheus": (_PROMETHEUS, f"{_PROMETHEUS_FOLDER}prometheuses.yaml"),
     "PrometheusRule": (_PROMETHEUS, f"{_PROMETHEUS_FOLDER}prometheusrules.yaml"),
+    "ServiceMonitor": (_PROMETHEUS, f"{_PROMETHEUS_FOLDER}servicemonitors.yaml"),
     "skaffold-v4beta13": (_SKAFFOLD, "docs-v2/content/en/schemas/v4beta13.json"),
 }
 

@@ -132,6 +132,14 @@ class Node:
         """Give the node's containerd all images of an archive."""
         self._ctr("images", "import", str(archive))
 
+    def import_program(self, name: str, program: Path, *arguments: str) -> None:
+        """Give the node's containerd an image that has one static program and nothing else."""
+        archive = self._folder / "image.tar"
+        inside = f"bin/{program.name}"
+        write_image(archive, name, {inside: program}, (f"/{inside}", *arguments))
+        self.import_images(archive)
+        archive.unlink()
+
     def import_from_engine(self, *names: str) -> None:
         """Give the node's containerd images of the Docker engine."""
         with subprocess.Popen(["docker", "save", *names], stdout=subprocess.PIPE) as saving:  # noqa: S607 — on PATH
@@ -167,14 +175,8 @@ class Node:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def _import_own_images(self) -> None:
-        for name, program, entrypoint in (
-            (PAUSE_IMAGE, _PAUSE, ("/program", "-P")),
-            (COREDNS_IMAGE, self._programs["coredns"], ("/program",)),
-        ):
-            archive = self._folder / "image.tar"
-            write_image(archive, name, {"program": program}, entrypoint)
-            self.import_images(archive)
-            archive.unlink()
+        self.import_program(PAUSE_IMAGE, _PAUSE, "-P")
+        self.import_program(COREDNS_IMAGE, self._programs["coredns"])
 
     def _ctr(self, *arguments: str) -> str:
         done = subprocess.run(

@@ -85,6 +85,7 @@ def write_kubelet_config(folder: Path, authority: Path, cgroup_root: str) -> Pat
             "nodefs.available": "1%",
             "imagefs.available": "1%",
         },
+        "imageGCHighThresholdPercent": 100,  # never: there is no registry to get one from again
         "clusterDomain": DNS_DOMAIN,
         "clusterDNS": [DNS_ADDRESS],
         # Changed ConfigMaps and Secrets are seen by a watch; this is how often files follow.

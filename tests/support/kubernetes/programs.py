@@ -72,7 +72,8 @@ class Module:
     upstream: str
     packages: Mapping[str, str]  # a program's name: its Go package
     tags: str = ""  # build tags
-    is_of_prometheus: bool = False  # Go's v0.316.2 of it is its release 3.16.2
+    is_prometheus: bool = False  # Go's v0.316.2 of it is its release 3.16.2
+    version_variable: str = ""  # where its programs have their version; else Kubernetes' places
 
     @property
     def folder(self) -> Path:
@@ -91,15 +92,13 @@ class Module:
     def version(self) -> Version:
         """What the programs call it."""
         major, minor, patch = self.module_version
-        return (
-            (minor // 100, minor % 100, patch) if self.is_of_prometheus else (major, minor, patch)
-        )
+        return (minor // 100, minor % 100, patch) if self.is_prometheus else (major, minor, patch)
 
     @property
     def linker_flags(self) -> str:
         """Without debugging tables; these programs know their version only from here."""
-        if self.is_of_prometheus:
-            return f"-s -w -X github.com/prometheus/common/version.Version={dotted(self.version)}"
+        if self.version_variable:
+            return f"-s -w -X {self.version_variable}={dotted(self.version)}"
         major, minor, _ = self.version
         variables = {
             "gitVersion": f"v{dotted(self.version)}",
@@ -132,16 +131,28 @@ HELM: Final = Module("helm", "helm.sh/helm/v4", {"helm": "helm.sh/helm/v4/cmd/he
 COREDNS: Final = Module(
     "coredns", "github.com/coredns/coredns", {"coredns": "github.com/coredns/coredns"}
 )
-# Its targets are told by files: without the other ways of finding them half of it need not be
-# built.
+_COMMON_VERSION: Final = "github.com/prometheus/common/version.Version"
+# Its targets are told by files, or found in Kubernetes: without the other ways of finding them half
+# of it need not be built.
 PROMETHEUS: Final = Module(
     "prometheus",
     "github.com/prometheus/prometheus",
     {name: f"github.com/prometheus/prometheus/cmd/{name}" for name in ("prometheus", "promtool")},
-    tags="remove_all_sd",
-    is_of_prometheus=True,
+    tags="remove_all_sd,enable_kubernetes_sd",
+    is_prometheus=True,
+    version_variable=_COMMON_VERSION,
 )
-MODULES: Final = (ETCD, KUBERNETES, HELM, COREDNS, PROMETHEUS)
+_PROMETHEUS_OPERATOR: Final = "github.com/prometheus-operator/prometheus-operator"
+PROMETHEUS_OPERATOR: Final = Module(
+    "prometheus-operator",
+    _PROMETHEUS_OPERATOR,
+    {
+        "prometheus-operator": f"{_PROMETHEUS_OPERATOR}/cmd/operator",
+        "prometheus-config-reloader": f"{_PROMETHEUS_OPERATOR}/cmd/prometheus-config-reloader",
+    },
+    version_variable=_COMMON_VERSION,
+)
+MODULES: Final = (ETCD, KUBERNETES, HELM, COREDNS, PROMETHEUS, PROMETHEUS_OPERATOR)
 
 CONTROL_PLANE: Final = ("etcd", "kube-apiserver", "kube-controller-manager")
 NODE: Final = ("coredns", "kube-proxy", "kube-scheduler", "kubelet")
@@ -168,8 +179,9 @@ def dotted(version: Version) -> str:
 
 
 def cache_folder(module: Module) -> Path:
-    """Where the programs of this module's version are kept."""
-    return cache_home() / module.name / dotted(module.version)
+    """Where the programs of this module's version are kept: other build tags make other ones."""
+    parts = [dotted(module.version), *filter(None, [module.tags])]
+    return cache_home() / module.name / "-".join(parts)
 
 
 def _find(module: Module, names: Sequence[str], progress: Progress) -> dict[str, Path]:
@@ -218,7 +230,7 @@ def usable(module: Module, path: Path) -> Path:
     # build of ours names no commit.
     # What follows the numbers of a pre-release, or of a vendor's own build, makes it another one.
     version = _version(
-        r"^(?:Kubernetes |Client Version: |etcd Version: |CoreDNS-|prom\w+, version )?"
+        r"^(?:Kubernetes |Client Version: |etcd Version: |CoreDNS-|prom[\w-]+, version )?"
         r"v?{}(?:\+g[0-9a-f]+)?\s",
         said + "\n",
     )
@@ -293,9 +305,13 @@ def _go_build(
     flags += ["-ldflags", module.linker_flags, "-tags", module.tags]
     packages = [module.packages[name] for name in names]
     # Go names a program after the last part of its package that is no version: server, for etcd.
+    # Those that are built together have none of those.
     outputs = [str(target) + "/"] if len(names) > 1 else [str(target / names[0])]
     command = [go, "build", *flags, "-o", *outputs, *packages]
     _run(command, environment, BUILD_SECONDS, folder=module.folder, niceness=BUILD_NICENESS)
+    if len(names) > 1:
+        for name, package in zip(names, packages, strict=True):
+            (target / package.rpartition("/")[2]).replace(target / name)
     return [target / name for name in names]
 
 

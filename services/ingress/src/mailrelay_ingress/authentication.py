@@ -57,6 +57,10 @@ class Verdict(Enum):
     UNAVAILABLE = "unavailable"  # could not be looked at: no fault of the client
 
 
+for _verdict in Verdict:
+    _logins.labels(_verdict.value)  # 0: the first one is an increase, too
+
+
 class Users:
     """Names and hashes of one moment. Making one computes hashes: not in the event loop."""
 
