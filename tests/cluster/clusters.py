@@ -84,6 +84,11 @@ class Cluster(ABC):
     def plane(self) -> ControlPlane:
         """The control plane's processes. Raises LeftOutError where they are somebody's."""
 
+    @property
+    @abstractmethod
+    def node(self) -> NodeCluster:
+        """The node from within. Raises LeftOutError where it is somebody's."""
+
     @abstractmethod
     async def keep_logs(self, target: Path) -> None:
         """Copy the logs of all pods to a folder that stays."""
@@ -137,6 +142,11 @@ class OwnCluster(Cluster):
     def plane(self) -> ControlPlane:
         """The processes."""
         return self._made.plane
+
+    @property
+    def node(self) -> NodeCluster:
+        """The node and all beside it."""
+        return self._made
 
     async def keep_logs(self, target: Path) -> None:
         """Copy those of its programs, too."""
@@ -223,6 +233,11 @@ class SomebodysCluster(Cluster):
     def plane(self) -> ControlPlane:
         """It is somebody's."""
         raise LeftOutError("the API server is somebody's, and is not stopped")
+
+    @property
+    def node(self) -> NodeCluster:
+        """It is somebody's."""
+        raise LeftOutError("the node is somebody's, and gets no images of the tests'")
 
     async def keep_logs(self, target: Path) -> None:
         """Ask the API server for them."""
