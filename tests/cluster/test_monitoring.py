@@ -188,6 +188,7 @@ async def test_an_alerts_query_is_answered(alert: Alert, watched: Watched) -> No
         assert sample.labels.get("namespace"), f"{sample} is of no namespace"
 
 
+@pytest.mark.long
 async def test_mail_is_counted_once_whatever_the_number_of_pods(
     watched: Watched, willing_sink: Sink
 ) -> None:
@@ -218,6 +219,7 @@ async def test_mail_is_counted_once_whatever_the_number_of_pods(
     await wait_until(are_counted, LIMIT_SECONDS, "Prometheus has the client's numbers", 0.5)
 
 
+@pytest.mark.long
 async def test_a_rate_goes_on_over_a_killed_pod_and_counts_nothing_twice(
     watched: Watched,
 ) -> None:
@@ -283,6 +285,7 @@ async def test_what_is_wrong_is_told_of_the_relay_that_it_is_wrong_with(watched:
     assert told <= MAY_FIRE
 
 
+@pytest.mark.long
 async def test_mail_that_waits_without_a_sender_is_told(watched: Watched) -> None:
     await set_senders(watched.client, 0)
     try:

@@ -83,6 +83,7 @@ async def watched_relays(
         await wait_watched(client, prometheus)
         for namespace, recipients in MAIL.items():
             await _try(client, namespace, recipients)
+        await _wait_counted(prometheus)
         yield Watched(client, cluster, prometheus)
     finally:
         await operator.stop(client)
@@ -178,6 +179,21 @@ async def _try(client: Client, namespace: str, recipients: Iterable[str]) -> Non
     await asyncio.to_thread(_submit, address, login, recipients)
     with pytest.raises(smtplib.SMTPAuthenticationError):
         await asyncio.to_thread(_submit, address, (login[0], "wrong"), ())
+
+
+async def _wait_counted(prometheus: PrometheusClient) -> None:
+    """Wait until that mail is scraped, so that it is in whatever a test compares with."""
+
+    async def is_counted() -> bool:
+        for metric, wanted in (
+            ("mailrelay_accepted_total", {each: len(MAIL[each]) for each in MAIL}),
+            ('mailrelay_recipients_total{disposition="sent"}', dict.fromkeys(MAIL, 1)),
+        ):
+            samples = await prometheus.query(f"sum by (namespace, relay) ({metric}) > 0")
+            assert {each.labels["namespace"]: each.value for each in samples} == wanted
+        return True
+
+    await wait_until(is_counted, LIMIT_SECONDS, "the first mail is counted", 0.5)
 
 
 def _submit(address: str, login: tuple[str, str], recipients: Iterable[str]) -> None:
