@@ -17,6 +17,7 @@ from tests.support.kubernetes.programs import (
     BUILD_NICENESS,
     CONTROL_PLANE,
     ETCD,
+    KUBE_ROUTER,
     KUBERNETES,
     MODULES,
     PROMETHEUS,
@@ -115,6 +116,15 @@ def test_prometheus_is_called_after_its_module_and_known_by_what_it_says(
     there = script(tmp_path / "bin" / "promtool", f"echo '{text}'")
     monkeypatch.setenv("PATH", str(there.parent))
     assert find_programs(["promtool"], print) == {"promtool": there}
+
+
+def test_kube_router_is_known_by_what_it_says_on_standard_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"Running $0 version v{dotted(KUBE_ROUTER.version)}, built on , go1.26.8"
+    there = script(tmp_path / "bin" / "kube-router", f'echo "{text}" >&2')
+    monkeypatch.setenv("PATH", str(there.parent))
+    assert find_programs(["kube-router"], print) == {"kube-router": there}
 
 
 def test_every_part_of_kubernetes_is_of_the_same_release() -> None:
