@@ -79,6 +79,10 @@ class Cluster(ABC):
     def has_container(self, of: Manifest) -> bool:
         """Whether a node runs the container of a pod that is, or was, there."""
 
+    @abstractmethod
+    def network_of(self, of: Manifest) -> Path:
+        """The network that a pod is in. Raises LeftOutError where the node is somebody's."""
+
     @property
     @abstractmethod
     def plane(self) -> ControlPlane:
@@ -137,6 +141,11 @@ class OwnCluster(Cluster):
         except LookupError:
             return False
         return True
+
+    def network_of(self, of: Manifest) -> Path:
+        """As the kernel shows it of a process in it."""
+        (status,) = of["status"]["containerStatuses"]
+        return Path(f"/proc/{self._made.node.pid_of(status['containerID'])}/ns/net")
 
     @property
     def plane(self) -> ControlPlane:
@@ -228,6 +237,11 @@ class SomebodysCluster(Cluster):
         namespace, name = of["metadata"]["namespace"], of["metadata"]["name"]
         asked = [*self.kubectl_command(), "--namespace", namespace, "get", "pod", name]
         return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+
+    def network_of(self, of: Manifest) -> Path:
+        """It is on another machine."""
+        del of
+        raise LeftOutError("nobody enters the networks of somebody's pods")
 
     @property
     def plane(self) -> ControlPlane:

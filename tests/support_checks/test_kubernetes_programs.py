@@ -18,6 +18,7 @@ from tests.support.kubernetes.programs import (
     BUILD_NICENESS,
     CONTROL_PLANE,
     ETCD,
+    KUBE_ROUTER,
     KUBERNETES,
     MODULES,
     PROMETHEUS,
@@ -141,6 +142,15 @@ def test_a_program_with_other_build_tags_is_another_one() -> None:
 def test_the_operators_definitions_are_of_its_own_version() -> None:
     text = (KUBERNETES.folder.parent / "definitions" / "go.mod").read_text()
     assert f"\t{PROMETHEUS_OPERATOR.upstream} v{dotted(PROMETHEUS_OPERATOR.version)}\n" in text
+
+
+def test_kube_router_is_known_by_what_it_says_on_standard_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"Running $0 version v{dotted(KUBE_ROUTER.version)}, built on , go1.26.8"
+    there = script(tmp_path / "bin" / "kube-router", f'echo "{text}" >&2')
+    monkeypatch.setenv("PATH", str(there.parent))
+    assert find_programs(["kube-router"], print) == {"kube-router": there}
 
 
 def test_every_part_of_kubernetes_is_of_the_same_release() -> None:

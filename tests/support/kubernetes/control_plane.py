@@ -27,6 +27,7 @@ from tests.support.wait import wait_until
 
 SERVICES = "10.96.0.0/16"
 SERVICE_ADDRESS = "10.96.0.1"  # of the API server: the first one
+API_PORT = 6443  # of a cluster with a node
 START_SECONDS = 120.0  # measured: docs/decisions/0030; the rest is for a machine that is busy
 
 
@@ -42,7 +43,8 @@ class ControlPlane:
         folder.mkdir(mode=0o700, parents=True)
         self.folder = folder
         self._node_address = node_address
-        self._ports = _Ports()
+        # With a node the network is one of its own, and the port what policies take it to be.
+        self._ports = _Ports(api_server=_Port(API_PORT)) if node_address else _Ports()
         self.credentials = make_credentials(
             folder / "credentials", (node_address, SERVICE_ADDRESS) if node_address else ()
         )
@@ -209,11 +211,11 @@ class ControlPlane:
 class _Port:
     """A port of loopback that is nobody else's until it is closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
         self._socket = socket.socket()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        # The kernel chooses one that is free, and gives it to no outgoing connection.
-        self._socket.bind(("127.0.0.1", 0))
+        # Of 0 the kernel makes one that is free, and gives it to no outgoing connection.
+        self._socket.bind(("127.0.0.1", number))
         self.number: int = self._socket.getsockname()[1]
 
     def close(self) -> None:

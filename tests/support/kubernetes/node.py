@@ -1,4 +1,4 @@
-"""One real node: containerd, kubelet, kube-proxy and the scheduler, for a control plane of ours.
+"""One real node: containerd, kubelet, kube-proxy, scheduler and kube-router, for a control plane.
 
 It runs as root in the namespaces of `tests.support.kubernetes.machine` and nowhere else: what it
 does to network, mounts and firewall is gone with them, and so is every shim and container.
@@ -14,7 +14,7 @@ from typing import Final
 
 from tests.support.kubernetes.archive import write_image
 from tests.support.kubernetes.client import open_client
-from tests.support.kubernetes.control_plane import ControlPlane
+from tests.support.kubernetes.control_plane import SERVICES, ControlPlane
 from tests.support.kubernetes.credentials import NODE, write_kubeconfig
 from tests.support.kubernetes.node_files import (
     PAUSE_IMAGE,
@@ -91,11 +91,24 @@ class Node:
             "--secure-port=0",  # it serves nothing
             log=folder / "kube-scheduler.log",
         )
+        self.policy_engine = Daemon(
+            programs["kube-router"],
+            f"--kubeconfig={plane.kubeconfig}",
+            f"--hostname-override={NODE}",
+            # It enforces NetworkPolicies; Services are kube-proxy's and routes the bridge's.
+            "--run-firewall=true",
+            "--run-router=false",
+            "--run-service-proxy=false",
+            "--run-loadbalancer=false",
+            f"--service-cluster-ip-range={SERVICES}",
+            "--health-port=0",
+            log=folder / "kube-router.log",
+        )
 
     @property
     def daemons(self) -> tuple[Daemon, ...]:
-        """All four, in the order in which they start."""
-        return (self.containerd, self.scheduler, self.proxy, self.kubelet)
+        """All five, in the order in which they start."""
+        return (self.containerd, self.scheduler, self.proxy, self.kubelet, self.policy_engine)
 
     async def start_containerd(self) -> None:
         """Start what images are given to, and give it those of the node itself."""
@@ -104,8 +117,8 @@ class Node:
         await asyncio.to_thread(self._import_own_images)
 
     async def start(self) -> None:
-        """Start the other three, and wait until the node is ready for pods."""
-        _forward_between_pods()
+        """Start the other four, and wait until the node is ready for pods."""
+        _set_kernel()
         for daemon in (self.scheduler, self.proxy, self.kubelet):
             daemon.start()
         async with open_client(self._plane.kubeconfig) as client:
@@ -117,6 +130,7 @@ class Node:
                 return any((c["type"], c["status"]) == ("Ready", "True") for c in told)
 
             await wait_until(is_ready, READY_SECONDS, "the node is ready", interval=0.1)
+        self.policy_engine.start()  # it asks for the node at its start
 
     def check(self) -> None:
         """Fail when one of them has ended by itself."""
@@ -124,7 +138,7 @@ class Node:
             daemon.check()
 
     def kill(self) -> None:
-        """End all four by SIGKILL. Containers go on until the namespaces end."""
+        """End all five by SIGKILL. Containers go on until the namespaces end."""
         for daemon in reversed(self.daemons):
             daemon.kill()
 
@@ -194,8 +208,14 @@ class Node:
         return ["ctr", "--address", address, "--namespace", "k8s.io", *arguments]
 
 
-def _forward_between_pods() -> None:
-    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")  # of these namespaces
+def _set_kernel() -> None:
+    """Set what is of these namespaces alone."""
+    settings = Path("/proc/sys/net")
+    (settings / "ipv4/ip_forward").write_text("1")  # between pods
+    # Rules look at what stays on the bridge, too: Services and policies are made of them.
+    (settings / "bridge/bridge-nf-call-iptables").write_text("1")
+    # A refused connection is told to whoever tried it, however many are refused in a second.
+    (settings / "ipv4/icmp_ratelimit").write_text("0")
 
 
 def _make_cgroup(name: str) -> str:

