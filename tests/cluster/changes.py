@@ -50,6 +50,7 @@ async def users_changed(scene: Scene) -> None:
     await scene.load.wait_told(535, before + 1, SECONDS)
     await scene.load.log_in_as(*first)
     await wait_ready(scene.client, NAMESPACE)
+    await wait_replicas(scene, "mail-ingress", 2)  # none is left that knows the second one alone
 
 
 async def smart_host_password_changed(scene: Scene) -> None:
