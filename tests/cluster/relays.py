@@ -40,6 +40,7 @@ async def make_relay(
     client: Client,
     in_namespace: str,
     sink: Sink,
+    name: str = NAME,
     **spec: Any,  # noqa: ANN401 — JSON
 ) -> None:
     """Apply the minimal relay, with these fields more, into a restricted namespace.
@@ -48,7 +49,7 @@ async def make_relay(
     """
     await client.apply(namespace(in_namespace))
     relay = yaml.safe_load(MINIMAL)
-    relay["metadata"]["namespace"] = in_namespace
+    relay["metadata"] = {"name": name, "namespace": in_namespace}
     if sink.authority:
         await put_secret(client, in_namespace, AUTHORITY, {"ca.crt": sink.authority})
         await put_secret(client, in_namespace, LOGIN, {"username": USER, "password": PASSWORD})
@@ -86,6 +87,27 @@ async def wait_ready(client: Client, in_namespace: str, name: str = "mail") -> N
         return True
 
     await wait_until(is_ready, READY_SECONDS, f"{in_namespace}/{name} is ready", interval=0.2)
+
+
+async def delete_relay(client: Client, in_namespace: str, name: str = NAME) -> None:
+    """Delete a relay, and wait until nothing of it runs any more; its volumes stay."""
+    await client.delete(*KIND, name, namespace=in_namespace)
+
+    async def is_gone() -> bool:
+        left = [
+            f"{kind} {each['metadata']['name']}"
+            for version, kind in (
+                *(("v1", kind) for kind in ("Pod", "Service")),
+                *(("apps/v1", kind) for kind in ("Deployment", "StatefulSet")),
+                ("batch/v1", "Job"),
+            )
+            for each in await client.list(version, kind, namespace=in_namespace)
+            if (each["metadata"].get("labels") or {}).get("app.kubernetes.io/instance") == name
+        ]
+        assert not left, left
+        return True
+
+    await wait_until(is_gone, READY_SECONDS, f"the pods of {name} are gone", 0.5)
 
 
 async def pods(client: Client, in_namespace: str, component: str) -> list[Manifest]:

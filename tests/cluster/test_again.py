@@ -8,14 +8,12 @@ from tests.cluster import report
 from tests.cluster.clusters import Cluster
 from tests.cluster.mail import load
 from tests.cluster.names import PREFIX
-from tests.cluster.relays import KIND, NAME, make_relay, wait_ready
+from tests.cluster.relays import NAME, delete_relay, make_relay, wait_ready
 from tests.cluster.sinks import Sink
 from tests.support.kubernetes.client import Client
-from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.cluster
 NAMESPACE = f"{PREFIX}again"
-GONE_SECONDS = 300.0
 CLAIMS = {"data-mail-nats-0", "mail-monitor"}
 
 
@@ -29,22 +27,7 @@ async def test_a_relay_made_again_delivers_what_its_predecessor_took(
         await client.wait_accepted(100)
         ledger = await client.finish()
     assert not sink.deliveries(client.run)  # nobody was there to deliver
-    await admin.delete(*KIND, NAME, namespace=NAMESPACE)
-
-    async def is_gone() -> bool:
-        left = [
-            f"{kind} {each['metadata']['name']}"
-            for version, kind in (
-                *(("v1", kind) for kind in ("Pod", "Service")),
-                *(("apps/v1", kind) for kind in ("Deployment", "StatefulSet")),
-                ("batch/v1", "Job"),
-            )
-            for each in await admin.list(version, kind, namespace=NAMESPACE)
-        ]
-        assert not left, left
-        return True
-
-    await wait_until(is_gone, GONE_SECONDS, "the relay's pods are gone", 0.5)
+    await delete_relay(admin, NAMESPACE)
     claims = await admin.list("v1", "PersistentVolumeClaim", namespace=NAMESPACE)
     assert {claim["metadata"]["name"] for claim in claims} == CLAIMS
     for claim in claims:
