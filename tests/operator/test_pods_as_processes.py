@@ -64,7 +64,8 @@ async def streams_made(
     """Run the Job to its end, as often as it takes; what it said."""
     pod = Pod(owner_of(children, "streams"), children, secrets, folder)
     for server in servers:
-        pod.texts[f"{server.name}.mail-nats:4222"] = f"127.0.0.1:{server.ports['client']}"
+        host = f"{server.name}.mail-nats" if len(servers) > 1 else "mail-nats-client"
+        pod.texts[f"{host}:4222"] = f"127.0.0.1:{server.ports['client']}"
 
     async def succeeds() -> bool:
         async with pod.running() as process:

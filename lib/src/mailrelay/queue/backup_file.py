@@ -84,6 +84,14 @@ class End(msgspec.Struct, tag="end", frozen=True):
 
 
 Frame = Head | Chunk | Kept | End
+_DAMAGED: Final = (
+    EOFError,
+    gzip.BadGzipFile,
+    zlib.error,
+    struct.error,
+    msgspec.MsgspecError,
+    UnicodeDecodeError,  # which msgspec lets through
+)
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Frame)
 
@@ -148,9 +156,7 @@ def read_backup(path: Path) -> Iterator[Frame]:
                     raise BackupError(f"{path} is damaged: a record of {length} octets")
                 payload = packed.read(length)
                 yield _decoder.decode(payload)
-    except (EOFError, gzip.BadGzipFile, zlib.error, struct.error) as error:
-        raise BackupError(f"{path} is damaged or no back-up: {error}") from error
-    except msgspec.MsgspecError as error:
+    except _DAMAGED as error:
         raise BackupError(f"{path} is damaged or no back-up: {error}") from error
     except OSError as error:
         raise _cannot("read", path, error) from error
@@ -167,8 +173,11 @@ class Checked(msgspec.Struct, frozen=True):
 def check_backup(path: Path) -> Checked:
     """Read a file to its end before anything of it is used. Raises BackupError."""
     head: Head | None = None
+    checked: Checked | None = None
     records = 0
-    for frame in read_backup(path):
+    for frame in read_backup(path):  # to the end, where the sum is that tells of a changed octet
+        if checked is not None:
+            raise BackupError(f"{path} is damaged: something follows its end")
         match frame:
             case Head() if frame.format == FORMAT:
                 head = frame
@@ -181,10 +190,12 @@ def check_backup(path: Path) -> Checked:
                 records += 1
             case End() if head is not None and frame.records == records:
                 late = {(x.submission, x.recipient, x.release): x.position for x in frame.late}
-                return Checked(head, records, late)
+                checked = Checked(head, records, late)
             case _:
                 pass
-    raise BackupError(f"{path} is damaged: its end is missing")
+    if checked is None:
+        raise BackupError(f"{path} is damaged: its end is missing")
+    return checked
 
 
 def _cannot(what: str, path: Path, error: OSError) -> BackupError:
