@@ -17,7 +17,7 @@ _PART: Final = 1 << 20
 def main(path: Path, offset: int) -> None:
     """Print what comes."""
     while not path.exists():
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_LOOK_SECONDS)  # how often it looks: nothing tells of a new file here
     with path.open("rb") as file:
         file.seek(offset)
         while True:
@@ -26,7 +26,7 @@ def main(path: Path, offset: int) -> None:
                 sys.stdout.buffer.write(part)
                 sys.stdout.buffer.flush()
             else:
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_LOOK_SECONDS)  # the same; who started it ends it
 
 
 if __name__ == "__main__":

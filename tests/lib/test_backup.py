@@ -60,12 +60,6 @@ async def other(empty_server: NatsServer, log: Logger) -> AsyncIterator[QueueCon
 
 
 @pytest.fixture
-async def reader(server: NatsServer, log: Logger) -> AsyncIterator[QueueConnection]:
-    async with server.connected(Role.MONITOR, log) as connection:
-        yield connection
-
-
-@pytest.fixture
 async def other_reader(empty_server: NatsServer, log: Logger) -> AsyncIterator[QueueConnection]:
     async with empty_server.connected(Role.MONITOR, log) as connection:
         yield connection
@@ -114,7 +108,7 @@ async def jobs_in_lanes(connection: QueueConnection) -> dict[str, list[Job]]:
 async def test_everything_that_was_open_is_in_the_other_queue(
     ingress: QueueConnection,
     sender: QueueConnection,
-    reader: QueueConnection,
+    monitor: QueueConnection,
     other: QueueConnection,
     other_reader: QueueConnection,
     tmp_path: Path,
@@ -139,7 +133,7 @@ async def test_everything_that_was_open_is_in_the_other_queue(
     place = names.capture_subject(captured.job.submission, 1, "hash")
     await store(sender, place, encode_capture(captured))
 
-    done = await backed_up(reader, tmp_path / "file")
+    done = await backed_up(monitor, tmp_path / "file")
     assert done.records == {Kind.NEW: 3, Kind.LANE: 3, Kind.FAILED: 1, Kind.CAPTURED: 1}
     await restored(other, tmp_path / "file")
 
@@ -163,7 +157,7 @@ async def with_body(ingress: QueueConnection, job: Job) -> Job:
 
 
 async def test_a_tombstone_and_a_resend_under_way_are_left_out_and_the_failure_is_not(
-    sender: QueueConnection, reader: QueueConnection, tmp_path: Path
+    sender: QueueConnection, monitor: QueueConnection, tmp_path: Path
 ) -> None:
     names = sender.names
     done = make_job(submission=queue_id(1))
@@ -173,14 +167,14 @@ async def test_a_tombstone_and_a_resend_under_way_are_left_out_and_the_failure_i
     await store(sender, names.failed_subject(failed.submission, 0), encode_failed(record))
     resend = encode_jobs([replace(failed, resend_of=2)])
     await store(sender, names.lane_subject(NOW, None), resend)
-    found = await backed_up(reader, tmp_path / "file")
+    found = await backed_up(monitor, tmp_path / "file")
     assert found.records == {Kind.NEW: 0, Kind.LANE: 0, Kind.FAILED: 1, Kind.CAPTURED: 0}
 
 
 async def test_a_back_up_while_mail_moves_has_each_recipient_once(
     server: NatsServer,
     sender: QueueConnection,
-    reader: QueueConnection,
+    monitor: QueueConnection,
     other: QueueConnection,
     other_reader: QueueConnection,
     log: Logger,
@@ -196,7 +190,7 @@ async def test_a_back_up_while_mail_moves_has_each_recipient_once(
         nonlocal moves
         stream = sender.names.lane_stream
         while True:
-            (oldest,) = await BatchReader(reader, stream, f"{sender.names.prefix}.lane.>").read(
+            (oldest,) = await BatchReader(monitor, stream, f"{sender.names.prefix}.lane.>").read(
                 1, 1
             )
             (job,) = decode_jobs(oldest.payload)
@@ -217,7 +211,7 @@ async def test_a_back_up_while_mail_moves_has_each_recipient_once(
         try:
             await wait_until(lambda: moves > 0 or moving.done(), 30, "a record has moved")
             before = moves
-            done = await backed_up(reader, tmp_path / "file")
+            done = await backed_up(monitor, tmp_path / "file")
             assert moves > before, "nothing moved meanwhile"
         finally:
             moving.cancel()
@@ -244,26 +238,26 @@ async def a_file(ingress: QueueConnection, reader: QueueConnection, path: Path, 
 
 
 async def test_a_queue_with_mail_is_left_alone_unless_one_says_so(
-    ingress: QueueConnection, sender: QueueConnection, reader: QueueConnection, tmp_path: Path
+    ingress: QueueConnection, sender: QueueConnection, monitor: QueueConnection, tmp_path: Path
 ) -> None:
-    await a_file(ingress, reader, tmp_path / "file", 1)
+    await a_file(ingress, monitor, tmp_path / "file", 1)
     with pytest.raises(NotEmptyError, match="mailrelay-in-0 holds 1 records"):
         await restored(sender, tmp_path / "file")
-    assert await jobs_in_lanes(reader) == {}
+    assert await jobs_in_lanes(monitor) == {}
     await restored(sender, tmp_path / "file", adds=True)
-    assert len((await jobs_in_lanes(reader))["now"]) == 1
+    assert len((await jobs_in_lanes(monitor))["now"]) == 1
 
 
 async def test_a_restore_that_broke_off_goes_on_where_it_was(
     ingress: QueueConnection,
-    reader: QueueConnection,
+    monitor: QueueConnection,
     empty_server: NatsServer,
     other: QueueConnection,
     other_reader: QueueConnection,
     log: Logger,
     tmp_path: Path,
 ) -> None:
-    await a_file(ingress, reader, tmp_path / "file", 5)
+    await a_file(ingress, monitor, tmp_path / "file", 5)
     stream = other.names.lane_stream
     async with empty_server.connected(Role.ADMIN, log) as admin:
         config = (await admin.api(f"STREAM.INFO.{stream}"))["config"]
@@ -278,10 +272,10 @@ async def test_a_restore_that_broke_off_goes_on_where_it_was(
 
 
 async def test_a_file_that_is_not_whole_is_refused(
-    ingress: QueueConnection, reader: QueueConnection, tmp_path: Path
+    ingress: QueueConnection, monitor: QueueConnection, tmp_path: Path
 ) -> None:
     whole = tmp_path / "whole"
-    await a_file(ingress, reader, whole, 3)
+    await a_file(ingress, monitor, whole, 3)
     assert check_backup(whole).records == 3
     octets = whole.read_bytes()
     with BackupWriter(tmp_path / "endless") as writer:
@@ -299,10 +293,10 @@ async def test_a_file_that_is_not_whole_is_refused(
 
 
 async def test_an_octet_that_is_another_one_is_found_wherever_it_is(
-    ingress: QueueConnection, reader: QueueConnection, tmp_path: Path
+    ingress: QueueConnection, monitor: QueueConnection, tmp_path: Path
 ) -> None:
     whole, damaged = tmp_path / "whole", tmp_path / "damaged"
-    await a_file(ingress, reader, whole, 3)
+    await a_file(ingress, monitor, whole, 3)
     octets = whole.read_bytes()
     for place in range(10, len(octets)):  # behind gzip's header, in which a time is, and no mail
         damaged.write_bytes(octets[:place] + bytes([octets[place] ^ 0xFF]) + octets[place + 1 :])
@@ -314,10 +308,12 @@ def assert_nothing_in(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-async def test_a_back_up_that_fails_leaves_no_file(reader: QueueConnection, tmp_path: Path) -> None:
+async def test_a_back_up_that_fails_leaves_no_file(
+    monitor: QueueConnection, tmp_path: Path
+) -> None:
     async def fails() -> None:
         with BackupWriter(tmp_path / "file") as writer:
-            await back_up(reader, writer)
+            await back_up(monitor, writer)
             raise QueueUnavailableError("gone")
 
     with pytest.raises(QueueUnavailableError):
