@@ -2,12 +2,13 @@
 
 Streams are read one after the other, in the order in which records move on (new, lanes, failed,
 captured), each from its oldest record to its newest. A record is stored before the one that it
-follows is acked, and never moves back, so each recipient that is open all the while is met at
-least once. One that is met twice counts once (`mailrelay.queue.backup_file`). A job whose delivery
-ended behind its reading is in the file all the same.
+follows is acked, and moves back by a resend or a release alone, so each recipient that is open all
+the while is met at least once. One that is met twice counts once (`mailrelay.queue.backup_file`).
+A job whose delivery ended behind its reading is in the file all the same.
 
-What is left out: tombstones, resends under way (their failed record is there), events, totals,
-counters of rate limits. The monitor's rights are enough.
+What is left out: tombstones, resends under way (their failed record is there), releases that begin
+while it is made (their captured record is there), events, totals, counters of rate limits. The
+monitor's rights are enough.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ followed it. The one that was read last counts; `End` says where each of those l
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gzip
 import os
 import struct
@@ -26,6 +28,7 @@ import msgspec
 FORMAT: Final = 1
 _LENGTH: Final = struct.Struct(">I")
 _MAX_FRAME: Final = 64 * 1024 * 1024  # records are at most nats-server's max_payload, 8 MiB
+_PART: Final = ".part"
 _LEVEL: Final = 1  # mail compresses well enough, and the processor is the relay's
 
 
@@ -101,14 +104,18 @@ class BackupWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._part = path.with_name(f".{path.name}.part")
+        self._part = path.with_name(f".{path.name}{_PART}")
         self.records = 0
 
     def __enter__(self) -> Self:
         """Begin. Raises BackupError."""
         try:
+            _remove_left_overs(self._path.parent)
             descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             self._raw = os.fdopen(descriptor, "wb")
+            # For as long as this process lives. Where a volume has no locks nobody gets one.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             raise _cannot("written", self._path, error) from error
         self._packed = gzip.GzipFile("", "wb", _LEVEL, self._raw)
@@ -142,7 +149,8 @@ class BackupWriter:
         except OSError as failure:
             raise _cannot("written", self._path, failure) from failure
         finally:
-            self._raw.close()
+            with contextlib.suppress(OSError):  # told already: a full disk is full once more
+                self._raw.close()
             self._part.unlink(missing_ok=True)
 
 
@@ -200,6 +208,14 @@ def check_backup(path: Path) -> Checked:
 
 def _cannot(what: str, path: Path, error: OSError) -> BackupError:
     return BackupError(f"{path} cannot be {what}: {error.strerror or error}")
+
+
+def _remove_left_overs(folder: Path) -> None:
+    """Remove what killed processes left: they have mail, and nobody holds them any more."""
+    for part in folder.glob(f".*{_PART}"):
+        with contextlib.suppress(OSError), part.open("rb") as found:
+            fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
