@@ -26,25 +26,18 @@ pytestmark = pytest.mark.operator
 GUIDE = GUIDES / "kubernetes.md"
 FROM_CHART = GUIDES / "from-docker-postfix.md"
 SYSTEM, SHOP = "mailrelay-system", "shop"
+NAMESPACE_IS_MADE = f"kubectl create namespace {SHOP}"
 
 
 @pytest.mark.timeout(900)
 async def test_the_commands_of_the_guide_do_what_it_says(
     api_server: ApiServer, helm: Helm, tmp_path: Path
 ) -> None:
-    system, shop = await api_server.admin(SYSTEM), await api_server.admin(SHOP)
-    reader = Reader(api_server, helm, tmp_path)
-    said: dict[str, str] = {}
+    system = await api_server.admin(SYSTEM)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(removed, system)
-        for line in commands(GUIDE):
-            if "rollout status" in line:
-                await stack.enter_async_context(played_node(system))
-            said[line] = await reader.run(line)
-            if line == f"kubectl create namespace {SHOP}":
-                operator = operator_of_the_deployment(api_server, system, tmp_path / "operator")
-                await stack.enter_async_context(operator)
-                await stack.enter_async_context(played_node(shop))
+        reader = Reader(api_server, helm, tmp_path, stack)
+        said = {line: await reader.run(line) for line in commands(GUIDE)}
         listed = said["kubectl get mailrelay --namespace shop"]
         assert re.search(r"^relay +True +Ready ", listed, re.MULTILINE), listed
         assert "Ready" in said["kubectl describe mailrelay relay --namespace shop"]
@@ -56,17 +49,10 @@ async def test_who_comes_from_the_docker_postfix_chart_gets_what_the_page_says(
     api_server: ApiServer, helm: Helm, tmp_path: Path
 ) -> None:
     system, shop = await api_server.admin(SYSTEM), await api_server.admin(SHOP)
-    reader = Reader(api_server, helm, tmp_path)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(removed, system)
-        for line in (*commands(GUIDE)[:2], f"kubectl create namespace {SHOP}"):
-            if "rollout status" in line:
-                await stack.enter_async_context(played_node(system))
-            await reader.run(line)
-        operator = operator_of_the_deployment(api_server, system, tmp_path / "operator")
-        await stack.enter_async_context(operator)
-        await stack.enter_async_context(played_node(shop))
-        for line in commands(FROM_CHART):
+        reader = Reader(api_server, helm, tmp_path, stack)
+        for line in (*commands(GUIDE)[:2], NAMESPACE_IS_MADE, *commands(FROM_CHART)):
             await reader.run(line)
         alias = await shop.get("v1", "Service", "mail")
         ingress = await shop.get("v1", "Service", "relay-ingress")
@@ -77,15 +63,35 @@ async def test_who_comes_from_the_docker_postfix_chart_gets_what_the_page_says(
 
 
 class Reader:
-    """Runs the lines of a page as its reader would, from wherever the tests are."""
+    """Runs the lines of a page as its reader would, from wherever the tests are.
 
-    def __init__(self, api_server: ApiServer, helm: Helm, folder: Path) -> None:
+    There is no node: whose pods a line waits for, and the operator, are played from then on, until
+    `stack` ends.
+    """
+
+    def __init__(
+        self, api_server: ApiServer, helm: Helm, folder: Path, stack: contextlib.AsyncExitStack
+    ) -> None:
         self._api_server = api_server
         self._helm = helm
         self._folder = folder  # what the commands make is made here
+        self._stack = stack
 
     async def run(self, line: str) -> str:
         """Run a line; what it printed."""
+        if "rollout status" in line:
+            system = await self._api_server.admin(SYSTEM)
+            await self._stack.enter_async_context(played_node(system))
+        said = await self._said(line)
+        if line == NAMESPACE_IS_MADE:
+            system = await self._api_server.admin(SYSTEM)
+            folder = self._folder / "operator"
+            operator = operator_of_the_deployment(self._api_server, system, folder)
+            await self._stack.enter_async_context(operator)
+            await self._stack.enter_async_context(played_node(await self._api_server.admin(SHOP)))
+        return said
+
+    async def _said(self, line: str) -> str:
         if "|" in line:
             return await self._in_shell(line)
         program, *words = [self._where(word) for word in shlex.split(line)]
