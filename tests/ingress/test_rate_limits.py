@@ -75,12 +75,15 @@ async def submit(ingress: Ingress, sender: str) -> Reply:
         return submitted.final or submitted.data or submitted.mail
 
 
-@pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory, server: NatsServer) -> Iterator[Ingress]:
-    """An ingress that takes three messages a sender and hour."""
-    folder = tmp_path_factory.mktemp("ingress") / "three"
+@pytest.fixture
+def three(tmp_path: Path, server: NatsServer) -> Iterator[Ingress]:
+    """An ingress that takes three messages a sender and hour.
+
+    One for each test: what it gives back late is of counters that another test has set to nothing,
+    and would leave that test's below nothing.
+    """
     with running_ingress(
-        folder, server, maxMessageBytes=100_000, **rate_limits(maxPerHour=3)
+        tmp_path / "three", server, maxMessageBytes=100_000, **rate_limits(maxPerHour=3)
     ) as running:
         yield running
 
