@@ -35,6 +35,12 @@ def autoscaling(least: int) -> dict[str, Any]:
     return {"minReplicas": least, "maxReplicas": 3, "scaleDownSeconds": 0}
 
 
+async def told_as_lost(admin: Client) -> list[str]:
+    """What Events said of streams that the queue lost."""
+    told = await admin.list("events.k8s.io/v1", "Event")
+    return [each["note"] for each in told if each["reason"] == "QueueReadyStreamsMissing"]
+
+
 async def test_streams_that_the_queue_has_lost_are_made_again(
     api_server: ApiServer, admin: Client, tmp_path: Path
 ) -> None:
@@ -46,9 +52,11 @@ async def test_streams_that_the_queue_has_lost_are_made_again(
         cluster_relay(admin, tmp_path, port) as living,
     ):
         await living.start("nats")
-        first = await living.run_job()
         await living.start("monitor")
+        await wait_condition(admin, "Degraded", "True", "Health")  # what it says of a new queue
+        first = await living.run_job()
         await wait_condition(admin, "QueueReady", "True", "Ready")
+        assert not await told_as_lost(admin), "they were not there yet"
         await living.stop("nats")
         living.lose_volume()
         await living.start("nats")
@@ -56,9 +64,7 @@ async def test_streams_that_the_queue_has_lost_are_made_again(
 
         async def was_told() -> bool:
             # The condition is another one as soon as there is a new Job; an Event stays.
-            told = await admin.list("events.k8s.io/v1", "Event")
-            notes = [each["note"] for each in told if each["reason"] == "QueueReadyStreamsMissing"]
-            return any("mailrelay-in-0" in note for note in notes)
+            return any("mailrelay-in-0" in note for note in await told_as_lost(admin))
 
         await wait_until(was_told, SOON, "it is told what was lost", interval=0.2)
         await wait_condition(admin, "QueueReady", "True", "Ready")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mailrelay_operator.backlog import Numbers
@@ -13,7 +15,7 @@ from mailrelay_operator.conditions import (
     conditions,
 )
 from mailrelay_operator.observe import observe
-from mailrelay_operator.streams_again import Runs, seconds_until_due
+from mailrelay_operator.streams_again import Runs, lost_streams, seconds_until_due
 
 DONE = StreamsJob("j", done=True, ended_at=1000.0)
 LOST = Numbers(1015.0, missing=("mailrelay-in-0",), is_unavailable=True)
@@ -35,6 +37,13 @@ def test_nothing_is_run_while_there_is_no_need_or_it_is_not_known(
     job: StreamsJob | None, numbers: Numbers | None
 ) -> None:
     assert seconds_until_due(job, numbers, NEVER, 5000.0, 0.5) is None
+
+
+def test_nothing_is_told_as_lost_by_what_the_monitor_saw_before_the_job_had_made_it() -> None:
+    """A new relay's monitor is up before its streams."""
+    assert lost_streams(DONE, LOST) == LOST.missing
+    assert lost_streams(DONE, replace(LOST, at=1014.0)) == ()
+    assert lost_streams(StreamsJob("j"), LOST) == ()
 
 
 @pytest.mark.parametrize("job", [DONE, StreamsJob("j", fault="too many tries", ended_at=1000.0)])

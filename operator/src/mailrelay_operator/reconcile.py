@@ -31,7 +31,7 @@ from mailrelay_operator.rotation import Rotation
 from mailrelay_operator.scaling import Scaling
 from mailrelay_operator.secrets_of import SecretReader, SecretWriter, StrangerError
 from mailrelay_operator.status_writer import StatusWriter
-from mailrelay_operator.streams_again import StreamsAgain
+from mailrelay_operator.streams_again import StreamsAgain, lost_streams
 from mailrelay_operator.upgrade import Upgrade
 from mailrelay_operator.view import View
 
@@ -260,8 +260,9 @@ class Reconciler:
         children = parts.known.children(key)
         view = View.of(children, relay)
         numbers = parts.scaling.numbers(key)
+        observed = view.observed()
         seen = replace(
-            view.observed(),
+            observed,
             spec_fault=found.spec_fault,
             is_paused=relay is not None and relay.spec.paused,
             missing=found.missing,
@@ -274,7 +275,7 @@ class Reconciler:
             health=None if numbers is None or numbers.fault else numbers.reasons,
             is_unavailable=numbers is not None and numbers.is_unavailable,
             answers=numbers is not None and numbers.is_told and not numbers.is_unavailable,
-            lost_streams=() if numbers is None else numbers.missing,
+            lost_streams=lost_streams(observed.streams, numbers),
         )
         told = conditions(seen)
         if any((each.type, each.reason) == ("Progressing", "Rolling") for each in told):

@@ -36,17 +36,25 @@ class Runs:
     at: float = 0.0
 
 
+def lost_streams(job: StreamsJob | None, numbers: Numbers | None) -> tuple[str, ...]:
+    """Return what the queue had and has not, by what the monitor saw since the Job's end (pure).
+
+    A Job that is not done is at it; what the monitor said before its end, or just behind it, may be
+    of before.
+    """
+    if numbers is None or job is None or not (job.done or job.fault):
+        return ()
+    return numbers.missing if numbers.at >= job.ended_at + SETTLE_SECONDS else ()
+
+
 def seconds_until_due(
     job: StreamsJob | None, numbers: Numbers | None, runs: Runs, now: float, chance: float
 ) -> float | None:
     """Return in how many seconds to run the Job again; 0 now, None not as far as is known (pure).
 
-    `chance` is from 0 to 1. A Job that is not done is at it already; what the monitor said before
-    its end, or just behind it, may be of before.
+    `chance` is from 0 to 1.
     """
-    if numbers is None or not numbers.missing or job is None or not (job.done or job.fault):
-        return None
-    if numbers.at < job.ended_at + SETTLE_SECONDS:
+    if not lost_streams(job, numbers):
         return None
     if not runs.count:
         return 0.0

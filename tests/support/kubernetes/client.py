@@ -236,6 +236,15 @@ class Client:
             raise ApiRefusedError(404, "NotFound", f"{api_version} has no {kind}")
         return self._places[api_version, kind]
 
+    async def _lists(self, api_version: str, kind: str) -> bool:
+        try:
+            await self._place(api_version, kind)
+        except ApiRefusedError as error:
+            if error.status != 404:
+                raise
+            return False
+        return True
+
     async def _wait_until_established(self, path: str) -> None:
         async def is_established() -> bool:
             definition = await self.request("GET", path)
@@ -245,11 +254,12 @@ class Client:
                 return False
             names, group = definition["spec"]["names"], definition["spec"]["group"]
             served = [v["name"] for v in definition["spec"]["versions"] if v["served"]]
-            # Established comes before the server serves it.
+            # Established comes before the server serves it, and that before it lists it.
             for version in served:
                 if not await self.answers(f"/apis/{group}/{version}/{names['plural']}"):
                     return False
-                await self._place(f"{group}/{version}", names["kind"])
+                if not await self._lists(f"{group}/{version}", names["kind"]):
+                    return False
             return True
 
         await wait_until(is_established, ESTABLISH_SECONDS, f"{path} is established")
