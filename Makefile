@@ -52,7 +52,7 @@ test-operator: kubernetes ## Run the operator's and the chart's tests on a real 
 
 .PHONY: test-cluster
 test-cluster: $(STAMP) ## Run a relay's pods on a Kubernetes node of its own (needs root and packages)
-	$(BIN)/python -m tests.support.kubernetes.machine $(BIN)/pytest tests/cluster -m cluster $(ARGS)
+	$(BIN)/python -m tests.support.kubernetes.machine $(BIN)/pytest tests/cluster -m "cluster and not patience" $(ARGS)
 
 .PHONY: test-prometheus
 test-prometheus: nats-server prometheus ## Ask a real Prometheus what dashboard and alerts ask

@@ -304,6 +304,7 @@ async def test_mail_that_waits_without_a_sender_is_told(watched: Watched) -> Non
 
 
 @pytest.mark.long
+@pytest.mark.patience
 @pytest.mark.timeout(1800)
 async def test_what_holds_for_ten_minutes_fires(watched: Watched) -> None:
     await wait_alert(watched, "MailRelaySmartHostDown", {"firing"}, 1500.0)
