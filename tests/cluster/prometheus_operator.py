@@ -13,6 +13,7 @@ from tests.cluster.install import namespace
 from tests.cluster.names import PREFIX
 from tests.support.kubernetes.client import Client, Manifest
 from tests.support.kubernetes.definitions import find_definitions
+from tests.support.kubernetes.manifests import RBAC, account
 from tests.support.kubernetes.node_cluster import NodeCluster
 from tests.support.kubernetes.process import Daemon
 from tests.support.kubernetes.programs import PROMETHEUS, dotted, find_programs
@@ -32,7 +33,6 @@ _RELOADER: Final = "localhost/prometheus-config-reloader:1"
 # What its controller of Prometheus resources cannot do without. PodMonitor and PrometheusRule are
 # there since the cluster started.
 _DEFINITIONS: Final = ("Probe", "Prometheus", "ServiceMonitor")
-_RBAC: Final = "rbac.authorization.k8s.io"
 _USER: Final = 65_534
 _KIND: Final = ("monitoring.coreos.com/v1", "Prometheus")
 
@@ -100,27 +100,13 @@ class PrometheusOperator:
         await client.delete(*_KIND, _NAME, namespace=NAMESPACE)
         await client.delete("v1", "Namespace", NAMESPACE)
         for kind in ("ClusterRole", "ClusterRoleBinding"):
-            await client.delete(f"{_RBAC}/v1", kind, _ACCOUNT)
+            await client.delete(RBAC, kind, _ACCOUNT)
 
 
 def _manifests() -> list[Manifest]:
-    metadata = {"name": _ACCOUNT, "namespace": NAMESPACE}
     pods = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
     return [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},
-        {
-            "apiVersion": f"{_RBAC}/v1",
-            "kind": "ClusterRole",
-            "metadata": {"name": _ACCOUNT},
-            "rules": [pods],
-        },
-        {
-            "apiVersion": f"{_RBAC}/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": _ACCOUNT},
-            "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": _ACCOUNT},
-            "subjects": [{"kind": "ServiceAccount", **metadata}],
-        },
+        *account(_ACCOUNT, NAMESPACE, [pods]),
         {
             "apiVersion": _KIND[0],
             "kind": _KIND[1],

@@ -16,7 +16,8 @@ from tests.cluster.pods import container, pod
 from tests.cluster.shared import MOUNT, Shared
 from tests.support.certificates import make_certificates
 from tests.support.deliveries import Delivery, count_refused_logins, read_deliveries
-from tests.support.kubernetes.client import Client, Manifest
+from tests.support.kubernetes.client import Client
+from tests.support.kubernetes.manifests import deployment, service
 from tests.support.ledger import Ledger, Verdict, compare
 from tests.support.wait import wait_until
 
@@ -101,35 +102,15 @@ async def start_sink(cluster: Cluster, client: Client, name: str) -> Sink:
     if is_strict:
         main["volumeMounts"].append({"name": "certificate", "mountPath": _CERTIFICATE})
         spec["volumes"].append({"name": "certificate", "secret": {"secretName": name}})
-    await client.apply(_manifests(name, spec))
+    labels, ports = {"app": name}, [{"port": PORT, "targetPort": PORT}]
+    await client.apply(
+        [deployment(name, CLIENTS, labels, spec), service(name, CLIENTS, labels, ports)]
+    )
     await wait_deployment(client, CLIENTS, name, _SOON_SECONDS)
     await shared.began(f"deployment/{name}")
     sink = Sink(name, shared, authority)
     await sink.let_in(**{USER: PASSWORD})
     return sink
-
-
-def _manifests(name: str, spec: Manifest) -> list[Manifest]:
-    labels = {"app": name}
-    metadata = {"name": name, "namespace": CLIENTS}
-    ports = [{"port": PORT, "targetPort": PORT}]
-    return [
-        {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": metadata,
-            "spec": {
-                "selector": {"matchLabels": labels},
-                "template": {"metadata": {"labels": labels}, "spec": spec},
-            },
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": metadata,
-            "spec": {"selector": labels, "ports": ports},
-        },
-    ]
 
 
 async def _make_certificate(client: Client, folder: Path, name: str) -> str:

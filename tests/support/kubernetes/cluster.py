@@ -22,6 +22,7 @@ from tests.support.kubernetes.audit import AskedRequest, requests_of
 from tests.support.kubernetes.client import Client, Manifest, open_client
 from tests.support.kubernetes.control_plane import ControlPlane
 from tests.support.kubernetes.credentials import write_kubeconfig
+from tests.support.kubernetes.manifests import RBAC, role
 from tests.support.kubernetes.programs import find_programs
 from tests.support.wait import wait_until
 
@@ -36,8 +37,6 @@ RESTRICTED: Final = {
     "pod-security.kubernetes.io/enforce": "restricted",
     "pod-security.kubernetes.io/warn": "restricted",
 }
-
-_RBAC = "rbac.authorization.k8s.io/v1"
 
 
 class ApiServer:
@@ -98,14 +97,14 @@ class ApiServer:
         metadata = {"name": name, "namespace": namespace}
         await admin.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
         if rules := list(rules):
-            await admin.apply(_role("Role", metadata, rules, account))
+            await admin.apply(role("Role", metadata, rules, account))
         if cluster_rules := list(cluster_rules):
             # Cluster-wide names are shared with tests that run at the same time.
             await admin.apply(
-                _role("ClusterRole", {"name": f"{namespace}.{name}"}, cluster_rules, account)
+                role("ClusterRole", {"name": f"{namespace}.{name}"}, cluster_rules, account)
             )
             for kind in ("ClusterRole", "ClusterRoleBinding"):
-                self._remove_later(_RBAC, kind, f"{namespace}.{name}")
+                self._remove_later(RBAC, kind, f"{namespace}.{name}")
         return await self._open.enter_async_context(
             open_client(await self.kubeconfig_of(namespace, name), namespace)
         )
@@ -216,21 +215,6 @@ def cluster_of(kubeconfig: Path) -> dict[str, Any]:
     if authority := cluster.get("certificate-authority"):
         cluster["certificate-authority"] = str(kubeconfig.parent / authority)
     return cluster
-
-
-def _role(
-    kind: str, metadata: Manifest, rules: list[Manifest], account: Manifest
-) -> list[Manifest]:
-    role = {"apiVersion": _RBAC, "kind": kind, "metadata": metadata, "rules": rules}
-    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": metadata["name"]}
-    binding = {
-        "apiVersion": _RBAC,
-        "kind": f"{kind}Binding",
-        "metadata": metadata,
-        "roleRef": reference,
-        "subjects": [account],
-    }
-    return [role, binding]
 
 
 @contextlib.asynccontextmanager

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from tests.support.kubernetes.client import Client, Manifest
+from tests.support.kubernetes.manifests import account, deployment, service
 from tests.support.kubernetes.node import COREDNS_IMAGE
 from tests.support.kubernetes.node_files import DNS_ADDRESS, DNS_DOMAIN
 from tests.support.wait import wait_until
 
 READY_SECONDS: Final = 120.0
 _NAMESPACE: Final = "kube-system"
-_RBAC: Final = "rbac.authorization.k8s.io"
+_NAME: Final = "coredns"
 _LABELS: Final = {"k8s-app": "kube-dns"}
 # A name is forgotten soon, so that what moved is found; other zones there are none.
 _COREFILE: Final = f""".:53 {{
@@ -28,14 +29,13 @@ async def start_dns(client: Client) -> None:
     await client.apply(_manifests())
 
     async def is_ready() -> bool:
-        found = await client.get("apps/v1", "Deployment", "coredns", namespace=_NAMESPACE)
+        found = await client.get("apps/v1", "Deployment", _NAME, namespace=_NAMESPACE)
         return bool(found.get("status", {}).get("readyReplicas"))
 
     await wait_until(is_ready, READY_SECONDS, "CoreDNS is ready", interval=0.1)
 
 
 def _manifests() -> list[Manifest]:
-    metadata = {"name": "coredns", "namespace": _NAMESPACE}
     resources = ["endpoints", "services", "pods", "namespaces"]
     rules = [
         {"apiGroups": [""], "resources": resources, "verbs": ["list", "watch"]},
@@ -54,49 +54,23 @@ def _manifests() -> list[Manifest]:
         "readinessProbe": {"httpGet": {"path": "/ready", "port": 8181}, "periodSeconds": 1},
     }
     pod = {
-        "serviceAccountName": "coredns",
+        "serviceAccountName": _NAME,
         "dnsPolicy": "Default",
         "containers": [container],
-        "volumes": [{"name": "config", "configMap": {"name": "coredns"}}],
+        "volumes": [{"name": "config", "configMap": {"name": _NAME}}],
     }
     ports = [
         {"name": name, "port": 53, "protocol": transport}
         for name, transport in (("dns", "UDP"), ("dns-tcp", "TCP"))
     ]
     return [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},
-        {
-            "apiVersion": f"{_RBAC}/v1",
-            "kind": "ClusterRole",
-            "metadata": {"name": "coredns"},
-            "rules": rules,
-        },
-        {
-            "apiVersion": f"{_RBAC}/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": "coredns"},
-            "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": "coredns"},
-            "subjects": [{"kind": "ServiceAccount", **metadata}],
-        },
+        *account(_NAME, _NAMESPACE, rules),
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": metadata,
+            "metadata": {"name": _NAME, "namespace": _NAMESPACE},
             "data": {"Corefile": _COREFILE},
         },
-        {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": metadata,
-            "spec": {
-                "selector": {"matchLabels": _LABELS},
-                "template": {"metadata": {"labels": _LABELS}, "spec": pod},
-            },
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": "kube-dns", "namespace": _NAMESPACE},
-            "spec": {"clusterIP": DNS_ADDRESS, "selector": _LABELS, "ports": ports},
-        },
+        deployment(_NAME, _NAMESPACE, _LABELS, pod),
+        service("kube-dns", _NAMESPACE, _LABELS, ports, clusterIP=DNS_ADDRESS),
     ]
