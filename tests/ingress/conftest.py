@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import cast
 
 import pytest
@@ -9,6 +9,7 @@ import structlog
 
 from mailrelay.runtime.logging import Logger
 from mailrelay_cli.nats_server import find_nats_server
+from tests.ingress.dialogue import MAX_MESSAGE_BYTES, assert_still_serves
 from tests.ingress.ingress_process import PASSWORD, USER, Ingress, running_ingress
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.nats import NatsServer
@@ -48,7 +49,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def ingress(tmp_path_factory: pytest.TempPathFactory, server: NatsServer) -> Iterator[Ingress]:
     """An ingress without users, that takes up to 1 MB."""
     folder = tmp_path_factory.mktemp("ingress") / "plain"
-    with running_ingress(folder, server, maxMessageBytes=1024 * 1024) as running:
+    with running_ingress(folder, server, maxMessageBytes=MAX_MESSAGE_BYTES) as running:
         yield running
 
 
@@ -69,3 +70,10 @@ def secure_ingress(
         },
     ) as running:
         yield running
+
+
+@pytest.fixture
+async def unharmed(ingress: Ingress) -> AsyncIterator[Ingress]:
+    """The ingress; after whatever the test did, the next client is served as ever."""
+    yield ingress
+    await assert_still_serves(ingress)

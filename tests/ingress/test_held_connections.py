@@ -10,8 +10,8 @@ import struct
 import pytest
 
 from mailrelay_ingress.listener import protocol
+from tests.ingress.dialogue import HOST
 from tests.ingress.ingress_process import Ingress
-from tests.ingress.test_dialogues import HOST
 from tests.ingress.test_trouble import served_here
 from tests.support.wait import wait_until
 

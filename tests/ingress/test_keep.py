@@ -17,8 +17,8 @@ from mailrelay_ingress.accept import Submission
 from mailrelay_ingress.keep import ContentKeeper
 from mailrelay_ingress.session import Client, Transaction
 from tests.ingress.conftest import silent_log
+from tests.ingress.dialogue import HOST
 from tests.ingress.ingress_process import Ingress, running_ingress
-from tests.ingress.test_dialogues import HOST
 from tests.support import dots
 from tests.support.nats import NatsServer
 from tests.support.smtp_client import SmtpDialogue

@@ -12,8 +12,8 @@ import pytest
 
 from mailrelay.queue.rights import Role
 from mailrelay.runtime.logging import Logger
+from tests.ingress.dialogue import CONTENT, HOST
 from tests.ingress.ingress_process import Ingress, running_ingress
-from tests.ingress.test_dialogues import CONTENT, HOST
 from tests.support.nats import LIMITS, NatsServer, limits
 from tests.support.smtp_client import ConnectionEndedError, SmtpDialogue
 from tests.support.wait import wait_until

@@ -15,8 +15,8 @@ from mailrelay.queue.counters import CounterStore
 from mailrelay.queue.publish import Publisher
 from mailrelay.queue.rights import Role
 from mailrelay.runtime.logging import Logger
+from tests.ingress.dialogue import CONTENT, greeted
 from tests.ingress.ingress_process import Ingress, running_ingress
-from tests.ingress.test_dialogues import CONTENT, greeted
 from tests.support.nats import NatsServer, limits
 from tests.support.replies import Reply
 from tests.support.smtp_client import SmtpDialogue

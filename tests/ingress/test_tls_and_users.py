@@ -15,8 +15,8 @@ import pytest
 from mailrelay.config.users import Line, hash_password, write_lines
 from mailrelay.runtime.certificate import CertificateFiles, check_certificate
 from mailrelay.runtime.logging import Logger
+from tests.ingress.dialogue import CONTENT, HOST
 from tests.ingress.ingress_process import PASSWORD, USER, Ingress, running_ingress
-from tests.ingress.test_dialogues import CONTENT, HOST
 from tests.support.certificates import Certificates
 from tests.support.nats import NatsServer, limits
 from tests.support.ports import free_port

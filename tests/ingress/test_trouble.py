@@ -25,8 +25,8 @@ from mailrelay_ingress.authentication import Authenticator, Users
 from mailrelay_ingress.enqueue import Enqueuer, Intake
 from mailrelay_ingress.listener import protocol, receive
 from mailrelay_ingress.policy import Policy
+from tests.ingress.dialogue import CONTENT, HOST, greeted
 from tests.ingress.ingress_process import Ingress, running_ingress
-from tests.ingress.test_dialogues import CONTENT, HOST, greeted
 from tests.support.nats import LIMITS, NatsServer, limits
 from tests.support.replies import Reply
 from tests.support.smtp_client import SmtpDialogue
