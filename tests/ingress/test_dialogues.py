@@ -9,7 +9,7 @@ import pytest
 
 from mailrelay.mail.ids import is_queue_id
 from mailrelay.runtime.logging import Logger
-from tests.ingress.dialogue import CONTENT, HOST, greeted, last_job, queued
+from tests.ingress.dialogue import CONTENT, HOST, MAX_MESSAGE_BYTES, greeted, last_job, queued
 from tests.ingress.ingress_process import PASSWORD, USER, Ingress, running_ingress
 from tests.support.certificates import Certificates
 from tests.support.nats import NatsServer

@@ -61,7 +61,7 @@ class _Reading:
         self._connection = connection
         self._writer = writer
         self._bodies = BodyStore(connection, Publisher(connection))
-        self._written_bodies: set[str] = set()
+        self._named: set[str] = set()  # submissions whose content was written
         self.done = done
         self.late: list[Late] = []
 
@@ -90,9 +90,8 @@ class _Reading:
         jobs = _jobs(kind, message.payload)
         if kind is Kind.LANE and jobs and all(job.resend_of for job in jobs):
             return
-        for job in jobs:
-            if not await self._keep_content(job, stream, message.sequence):
-                return
+        if not await self._keep_content(jobs, stream, message.sequence):
+            return
         place = ".".join(message.subject.split(".")[-tokens:])
         headers = {k: v for k, v in message.headers.items() if k.startswith(_OWN_HEADERS)}
         self._writer.write(Kept(kind, place, message.payload, headers))
@@ -100,21 +99,24 @@ class _Reading:
         if message.stored_at >= self.done.made_at - _SLACK_SECONDS:
             self.late += _late(jobs, self._writer.records)
 
-    async def _keep_content(self, job: Job, stream: str, sequence: int) -> bool:
-        """Write a job's large content once; False when the record was settled meanwhile."""
-        if job.body is None or job.submission in self._written_bodies:
+    async def _keep_content(self, jobs: list[Job], stream: str, sequence: int) -> bool:
+        """Write the large content of a record; False when the record was settled meanwhile."""
+        named = [job for job in jobs if job.body is not None]
+        if not named:
             return True
+        job = named[0]  # a record is of one submission
+        is_again = job.submission in self._named or len(named) > 1  # each is restored by itself
         number = 0
         try:
             async for piece in self._bodies.pieces(job):
-                self._writer.write(Chunk(job.submission, number, piece))
+                self._writer.write(Chunk(job.submission, number, piece, is_again))
                 number += 1
         except BodyUnreadableError:
             if await leader.message_at(self._connection, stream, sequence) is None:
                 return False
             self.done.without_content += 1
         else:
-            self._written_bodies.add(job.submission)
+            self._named.add(job.submission)
         return True
 
 

@@ -3,7 +3,9 @@
 A gzip stream (whose check sum tells a damaged or truncated file) of frames, each four octets of
 length and MessagePack: first `Head`, then records and chunks of large content in the order in which
 they were read, last `End`. Records are kept as they were stored, with their own format version, and
-without the relay's prefix: they can be put into another queue.
+without the relay's prefix: they can be put into another queue. Each record has its content in front
+of it, also what another one before it named: while the file is restored, senders and the monitor
+are done with the first one, and what it named is gone.
 
 Of one recipient two records may be in a file that was written while mail flowed: the job, and what
 followed it. The one that was read last counts; `End` says where each of those lies.
@@ -59,6 +61,7 @@ class Chunk(msgspec.Struct, tag="chunk", frozen=True):
     submission: str
     number: int
     content: bytes
+    is_again: bool = False  # a record before named it, too
 
 
 class Kept(msgspec.Struct, tag="kept", frozen=True):

@@ -4,12 +4,17 @@ Jobs go into the lanes by when they are due, also those that had no attempt yet:
 rights are enough. Sequence numbers are others then, so no resend is under way any more, and the
 jobs of one message do not wait for each other. What is in the failed store or captured already
 stays as it is.
+
+Senders and the monitor may be at work. Content is stored before the record that names it, as
+everywhere; where a record before may have named it, and may be done, once more behind that record:
+a monitor that asked in between deletes what was stored before it asked, and nothing later
+(`BodyStore.delete_unused`).
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,7 +75,7 @@ async def restore(
     """
     if not what.adds and not what.skip:
         await _check_empty(connection)
-    writing = _Writing(connection, what.checked.late, clock)
+    writing = _Writing(connection, what, clock)
     position = 0
     try:
         for frame in read_backup(what.path):
@@ -96,25 +101,36 @@ async def _check_empty(connection: QueueConnection) -> None:
 
 class _Writing:
     def __init__(
-        self,
-        connection: QueueConnection,
-        late: Mapping[tuple[str, int, str], int],
-        clock: Callable[[], float],
+        self, connection: QueueConnection, what: Restore, clock: Callable[[], float]
     ) -> None:
         self._names = connection.names
         self._publisher = Publisher(connection)
         self._bodies = BodyStore(connection, self._publisher)
         self._failed = FailedStore(connection, self._publisher)
-        self._late = late
+        self._late = what.checked.late
+        # Of what the queue holds already nobody knows what becomes of it.
+        self._is_again = what.adds or what.skip > 0
+        self._again: list[Chunk] = []  # of one message: of the record that comes next
         self._clock = clock
         self._id = secrets.token_hex(8)
 
     async def store_chunk(self, chunk: Chunk) -> None:
-        """Store a piece of content. Raises as Publisher.store does."""
+        """Store a piece of the next record's content. Raises as Publisher.store does."""
+        await self._store_chunk(chunk)
+        if chunk.is_again or self._is_again:
+            self._again.append(chunk)
+
+    async def _store_chunk(self, chunk: Chunk) -> None:
         await self._bodies.store_chunk(QueueId(chunk.submission), chunk.number, chunk.content)
 
     async def store(self, kept: Kept, position: int) -> None:
         """Store a record. Raises as Publisher.store does."""
+        await self._store_record(kept, position)
+        for chunk in self._again:
+            await self._store_chunk(chunk)
+        self._again.clear()
+
+    async def _store_record(self, kept: Kept, position: int) -> None:
         try:
             match kept.kind:
                 case Kind.FAILED:
