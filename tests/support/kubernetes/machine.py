@@ -31,7 +31,10 @@ from tests.support.namespaces import (
 VARIABLE: Final = "MAILRELAY_MACHINE"
 _PREFIX: Final = "mailrelay-node-"
 _INSIDE: Final = "--inside"
-_NEEDED: Final = (*ENGINE_NEEDS, "containerd", "ctr", "runc", "conntrack", "catatonit", "ipset")
+_NEEDED: Final = (
+    *ENGINE_NEEDS,
+    *("containerd", "ctr", "runc", "conntrack", "catatonit", "ipset", "nft"),
+)
 _SHARES: Final = 12 * 1024  # of twelve processes: pods, among other work of the machine
 
 

@@ -75,7 +75,9 @@ class Node:
             programs["kube-proxy"],
             f"--kubeconfig={proxy}",
             f"--hostname-override={NODE}",
-            "--proxy-mode=iptables",
+            # Not iptables: kube-router reads its filter table, and writes it back whole a moment
+            # later. What kube-proxy changed in between is lost, for as long as no Service changes.
+            "--proxy-mode=nftables",
             f"--cluster-cidr={POD_NETWORK}",
             f"--bind-address={address}",
             # The kernel's settings for all namespaces are not ours to change.
