@@ -30,7 +30,7 @@ from tests.cluster.sinks import WILLING, Sink, sink_host
 from tests.support.kubernetes.client import Client, Manifest
 from tests.support.kubernetes.control_plane import API_PORT
 from tests.support.kubernetes.node_files import PAUSE_IMAGE, POD_NETWORK
-from tests.support.namespaces import ADDRESS
+from tests.support.namespaces import ADDRESS, wait
 from tests.support.wait import wait_until
 
 NAMESPACE: Final = f"{PREFIX}flows"
@@ -39,7 +39,7 @@ STRANGERS: Final = f"{PREFIX}strangers"
 SECONDS: Final = 180.0
 _COLLECTOR_PORT: Final = 4318
 _NATS_ELSEWHERE_PORT: Final = 4333
-_OUTSIDE: Final = "outside"
+_OWN_NETWORK: Final = Path("/proc/self/ns/net")
 _GATEWAY, NAMED_OUTSIDE, STRANGER_OUTSIDE = "198.51.100.1", "198.51.100.7", "198.51.100.8"
 
 _MAIL: Final[dict[str, Any]] = {
@@ -297,22 +297,30 @@ def _place(name: str, pod: Manifest, part: Part | None) -> Place:
 
 @contextlib.contextmanager
 def _outside() -> Iterator[Path]:
-    """Make a network beyond the node, with two addresses in it."""
-    inside = ("ip", "-n", _OUTSIDE)
-    commands = [
-        ("ip", "netns", "add", _OUTSIDE),
-        ("ip", "link", "add", "beyond", "type", "veth", "peer", "name", "eth0", "netns", _OUTSIDE),
-        ("ip", "address", "add", f"{_GATEWAY}/24", "dev", "beyond"),
-        ("ip", "link", "set", "beyond", "up"),
-        (*inside, "address", "add", f"{NAMED_OUTSIDE}/24", "dev", "eth0"),
-        (*inside, "address", "add", f"{STRANGER_OUTSIDE}/24", "dev", "eth0"),
-        (*inside, "link", "set", "eth0", "up"),
-        (*inside, "link", "set", "lo", "up"),
-        (*inside, "route", "add", "default", "via", _GATEWAY),
-    ]
-    try:
-        for command in commands:
-            subprocess.run(command, check=True)
-        yield Path("/run/netns") / _OUTSIDE
-    finally:
-        subprocess.run(["ip", "netns", "delete", _OUTSIDE], check=False)  # noqa: S607 — on PATH
+    """Make a network beyond the node, with two addresses in it.
+
+    It is a process's own and has no name: `ip netns add` mounts the folder of names over itself,
+    and containerd cannot remove the networks of the pods that are there by then.
+    """
+    of_its_own = ("unshare", "--net", "sleep", "infinity")
+    with subprocess.Popen(of_its_own) as owner:
+        network = Path(f"/proc/{owner.pid}/ns/net")
+        inside = ("nsenter", f"--net={network}", "ip")
+        peer = ("peer", "name", "eth0", "netns", str(owner.pid))
+        commands = [
+            ("ip", "link", "add", "beyond", "type", "veth", *peer),
+            ("ip", "address", "add", f"{_GATEWAY}/24", "dev", "beyond"),
+            ("ip", "link", "set", "beyond", "up"),
+            (*inside, "address", "add", f"{NAMED_OUTSIDE}/24", "dev", "eth0"),
+            (*inside, "address", "add", f"{STRANGER_OUTSIDE}/24", "dev", "eth0"),
+            (*inside, "link", "set", "eth0", "up"),
+            (*inside, "link", "set", "lo", "up"),
+            (*inside, "route", "add", "default", "via", _GATEWAY),
+        ]
+        try:
+            wait(lambda: network.readlink() != _OWN_NETWORK.readlink(), "another network")
+            for command in commands:
+                subprocess.run(command, check=True)
+            yield network
+        finally:
+            owner.kill()
