@@ -191,7 +191,9 @@ async def test_content_that_several_records_name_is_there_for_the_last_when_the_
     assert b"".join([piece async for piece in bodies.pieces(last)]) == LARGE
 
 
-async def test_content_named_before_is_written_once_more_behind_the_record_that_names_it_again(
+@pytest.mark.parametrize("is_inside", [False, True], ids=["named before", "inside before"])
+async def test_content_of_another_record_before_is_written_once_more_behind_the_next(
+    is_inside: bool,
     ingress: QueueConnection,
     monitor: QueueConnection,
     other: QueueConnection,
@@ -201,6 +203,8 @@ async def test_content_named_before_is_written_once_more_behind_the_record_that_
     """What was asked before that record was there deletes only what was stored before, too."""
     first = await with_body(ingress, make_job(1, submission=queue_id(1), batches=2))
     last = replace(first, batch=2, recipients=(Recipient(1, "second@reader.test"),))
+    if is_inside:
+        first = replace(first, body=None, content=LARGE)
     for job in (first, last):
         await store(ingress, ingress.names.in_subject(body_token(job)), encode_jobs([job]))
     await backed_up(monitor, tmp_path / "file")

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from mailrelay.mail.job import Job
 from mailrelay.queue import leader
 from mailrelay.queue.backup_file import FORMAT, BackupWriter, Chunk, End, Head, Kept, Kind, Late
-from mailrelay.queue.bodies import BodyStore, BodyUnreadableError
+from mailrelay.queue.bodies import BodyStore, BodyUnreadableError, body_token
 from mailrelay.queue.connection import QueueConnection
 from mailrelay.queue.events import BatchReader, StoredMessage, epoch_seconds
 from mailrelay.queue.publish import Publisher, repeat_while_away
@@ -61,7 +61,9 @@ class _Reading:
         self._connection = connection
         self._writer = writer
         self._bodies = BodyStore(connection, Publisher(connection))
-        self._named: set[str] = set()  # submissions whose content was written
+        # Submissions with large content of which a record was written, also of those that have it
+        # inside: who settles one of them may write it, and it is deleted behind that.
+        self._met: set[str] = set()
         self.done = done
         self.late: list[Late] = []
 
@@ -96,6 +98,7 @@ class _Reading:
         headers = {k: v for k, v in message.headers.items() if k.startswith(_OWN_HEADERS)}
         self._writer.write(Kept(kind, place, message.payload, headers))
         self.done.records[kind] += 1
+        self._met.update(filter(None, map(body_token, jobs)))
         if message.stored_at >= self.done.made_at - _SLACK_SECONDS:
             self.late += _late(jobs, self._writer.records)
 
@@ -105,7 +108,7 @@ class _Reading:
         if not named:
             return True
         job = named[0]  # a record is of one submission
-        is_again = job.submission in self._named or len(named) > 1  # each is restored by itself
+        is_again = job.submission in self._met or len(named) > 1  # each is restored by itself
         number = 0
         try:
             async for piece in self._bodies.pieces(job):
@@ -115,8 +118,6 @@ class _Reading:
             if await leader.message_at(self._connection, stream, sequence) is None:
                 return False
             self.done.without_content += 1
-        else:
-            self._named.add(job.submission)
         return True
 
 

@@ -61,7 +61,7 @@ class Chunk(msgspec.Struct, tag="chunk", frozen=True):
     submission: str
     number: int
     content: bytes
-    is_again: bool = False  # a record before named it, too
+    is_again: bool = False  # another record of the submission is before it
 
 
 class Kept(msgspec.Struct, tag="kept", frozen=True):

@@ -6,7 +6,7 @@ jobs of one message do not wait for each other. What is in the failed store or c
 stays as it is.
 
 Senders and the monitor may be at work. Content is stored before the record that names it, as
-everywhere; where a record before may have named it, and may be done, once more behind that record:
+everywhere; where another record of the message came before, which may be done, once more behind it:
 a monitor that asked in between deletes what was stored before it asked, and nothing later
 (`BodyStore.delete_unused`).
 """
