@@ -72,6 +72,9 @@ _OTHER: Final[Manifest] = {
     "kind": KIND[1],
     "metadata": {"name": "other", "namespace": NAMESPACE},
     "spec": {
+        # Its own pods are not looked at, and beside the other ones they would fill the node.
+        "ingress": {"replicas": 1},
+        "sender": {"replicas": 1},
         "queue": {
             "url": f"nats://nats.{STRANGERS}.svc:{_NATS_ELSEWHERE_PORT}",
             "prefix": "other",
