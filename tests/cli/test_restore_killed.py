@@ -47,7 +47,7 @@ def file(tmp_path: Path) -> Path:
         for number in range(RECORDS):
             payload = encode_jobs([make_job(submission=queue_id(number))])
             writer.write(Kept(Kind.NEW, "-", payload, {}))
-        writer.write(End(RECORDS, ()))
+        writer.write(End(RECORDS))
     return path
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from mailrelay.mail.disposition import Disposition
 from mailrelay.mail.job import Body, CaptureRecord, FailedRecord, Job, Recipient, ResendMark
+from mailrelay.queue import backup_file
 from mailrelay.queue.backup import Backup, back_up
 from mailrelay.queue.backup_file import BackupError, BackupWriter, End, Head, Kind, check_backup
 from mailrelay.queue.bodies import CHUNK_BYTES, BodyStore, Deletion, body_token
@@ -338,6 +339,18 @@ async def test_a_restore_that_broke_off_goes_on_where_it_was(
     assert [job.submission for job in found] == [queue_id(number) for number in range(1, 6)]
 
 
+async def test_however_much_came_while_it_was_made_a_back_up_can_be_read(
+    ingress: QueueConnection,
+    monitor: QueueConnection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # What is longer is refused as damage; a record of a queue is not.
+    monkeypatch.setattr(backup_file, "_MAX_FRAME", 2000)
+    await a_file(ingress, monitor, tmp_path / "file", 100)
+    assert check_backup(tmp_path / "file").records == 100
+
+
 async def test_a_file_that_is_not_whole_is_refused(
     ingress: QueueConnection, monitor: QueueConnection, tmp_path: Path
 ) -> None:
@@ -390,5 +403,5 @@ async def test_a_back_up_that_fails_leaves_no_file(
 
 def test_nobody_else_may_read_a_back_up(tmp_path: Path) -> None:
     with BackupWriter(tmp_path / "file") as writer:
-        writer.write(End(0, ()))
+        writer.write(End(0))
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600

@@ -30,8 +30,8 @@ def test_what_a_killed_back_up_left_goes_with_the_next_one(tmp_path: Path) -> No
     assert len(list(tmp_path.iterdir())) == 1
     with BackupWriter(tmp_path / "slow") as slow:
         with BackupWriter(tmp_path / "next") as writer:
-            writer.write(End(0, ()))
-        slow.write(End(0, ()))  # which was under way beside it, and is whole all the same
+            writer.write(End(0))
+        slow.write(End(0))  # which was under way beside it, and is whole all the same
     assert {path.name for path in tmp_path.iterdir()} == {"slow", "next"}
 
 

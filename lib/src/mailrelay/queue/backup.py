@@ -52,7 +52,7 @@ async def back_up(connection: QueueConnection, writer: BackupWriter) -> Backup:
     await reading.read(Kind.LANE, names.lane_stream, f"{names.prefix}.lane.>", 1)
     await reading.read(Kind.FAILED, names.failed_stream, f"{names.prefix}.failed.>", 2)
     await reading.read(Kind.CAPTURED, names.capture_stream, f"{names.prefix}.capture.>", 2)
-    writer.write(End(writer.records, tuple(reading.late)))
+    writer.write(End(writer.records))
     return reading.done
 
 
@@ -65,7 +65,6 @@ class _Reading:
         # inside: who settles one of them may write it, and it is deleted behind that.
         self._met: set[str] = set()
         self.done = done
-        self.late: list[Late] = []
 
     async def read(self, kind: Kind, stream: str, subjects: str, tokens: int) -> None:
         """Read a stream to its end; `tokens` of a subject are a record's place."""
@@ -100,7 +99,8 @@ class _Reading:
         self.done.records[kind] += 1
         self._met.update(filter(None, map(body_token, jobs)))
         if message.stored_at >= self.done.made_at - _SLACK_SECONDS:
-            self.late += _late(jobs, self._writer.records)
+            for late in _late(jobs):
+                self._writer.write(late)
 
     async def _keep_content(self, jobs: list[Job], stream: str, sequence: int) -> bool:
         """Write the large content of a record; False when the record was settled meanwhile."""
@@ -135,8 +135,8 @@ def _jobs(kind: Kind, payload: bytes) -> list[Job]:
         return []
 
 
-def _late(jobs: list[Job], position: int) -> Iterator[Late]:
+def _late(jobs: list[Job]) -> Iterator[Late]:
     for job in jobs:
         release = job.release.id if job.release else ""
         for recipient in job.recipients:
-            yield Late(job.submission, recipient.number, release, position)
+            yield Late(job.submission, recipient.number, release)

@@ -8,7 +8,8 @@ of it, also what another one before it named: while the file is restored, sender
 are done with the first one, and what it named is gone.
 
 Of one recipient two records may be in a file that was written while mail flowed: the job, and what
-followed it. The one that was read last counts; `End` says where each of those lies.
+followed it. The one that was read last counts; behind each record that may be such a one stands a
+`Late` for each recipient.
 """
 
 from __future__ import annotations
@@ -73,23 +74,21 @@ class Kept(msgspec.Struct, tag="kept", frozen=True):
     headers: dict[str, str]
 
 
-class Late(msgspec.Struct, frozen=True):
-    """A record that was stored while the back-up was made, and a recipient in it."""
+class Late(msgspec.Struct, tag="late", frozen=True):
+    """That the record before it was stored while the back-up was made, and a recipient in it."""
 
     submission: str
     recipient: int
     release: str  # the id of a release; empty: none
-    position: int  # of the record in the file, from 1
 
 
 class End(msgspec.Struct, tag="end", frozen=True):
     """That the file is whole."""
 
     records: int
-    late: tuple[Late, ...]
 
 
-Frame = Head | Chunk | Kept | End
+Frame = Head | Chunk | Kept | Late | End
 _DAMAGED: Final = (
     EOFError,
     gzip.BadGzipFile,
@@ -127,6 +126,8 @@ class BackupWriter:
     def write(self, frame: Frame) -> None:
         """Write a frame. Raises BackupError."""
         payload = _encoder.encode(frame)
+        if len(payload) > _MAX_FRAME:
+            raise BackupError(f"{self._path} cannot have a record of {len(payload)} octets")
         try:
             self._packed.write(_LENGTH.pack(len(payload)))
             self._packed.write(payload)
@@ -178,7 +179,9 @@ class Checked(msgspec.Struct, frozen=True):
 
     head: Head
     records: int
-    late: Mapping[tuple[str, int, str], int]  # the last record of a recipient, by its position
+    # The last record of a recipient, by its position in the file, from 1: submission, recipient,
+    # release.
+    late: Mapping[tuple[str, int, str], int]
 
 
 def check_backup(path: Path) -> Checked:
@@ -186,6 +189,7 @@ def check_backup(path: Path) -> Checked:
     head: Head | None = None
     checked: Checked | None = None
     records = 0
+    late: dict[tuple[str, int, str], int] = {}
     for frame in read_backup(path):  # to the end, where the sum is that tells of a changed octet
         if checked is not None:
             raise BackupError(f"{path} is damaged: something follows its end")
@@ -199,8 +203,9 @@ def check_backup(path: Path) -> Checked:
                 )
             case Kept():
                 records += 1
+            case Late():
+                late[frame.submission, frame.recipient, frame.release] = records
             case End() if head is not None and frame.records == records:
-                late = {(x.submission, x.recipient, x.release): x.position for x in frame.late}
                 checked = Checked(head, records, late)
             case _:
                 pass
