@@ -16,6 +16,9 @@ RELAY := lib services/ingress services/sender services/monitor cli
 MEMBERS := $(RELAY) operator
 PROJECTS := $(addsuffix /pyproject.toml,$(MEMBERS))
 
+# Where a target looks for tests, unless ARGS names files or folders of them.
+where = $(if $(filter tests/%,$(ARGS)),,$(1))
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -32,15 +35,15 @@ run: $(STAMP) ## Run the relay on this machine, with a nats-server of its own
 
 .PHONY: test
 test: nats-server ## Run the tests that need only Python and the network
-	$(BIN)/pytest $(TESTS) -m "not peers and not compose and not chaos and not crash and not operator and not cluster and not prometheus" -n 4 $(ARGS)
+	$(BIN)/pytest $(call where,$(TESTS)) -m "not peers and not compose and not chaos and not crash and not operator and not cluster and not prometheus" -n 4 $(ARGS)
 
 .PHONY: test-peers
 test-peers: nats-server ## Run the tests against other mail servers (needs Postfix)
-	$(BIN)/pytest tests -m peers $(ARGS)
+	$(BIN)/pytest $(call where,tests) -m peers $(ARGS)
 
 .PHONY: test-compose
 test-compose: $(STAMP) ## Build the images and try them (needs Docker, or root and Debian's docker.io)
-	$(BIN)/python -m tests.compose.engine $(BIN)/pytest tests/compose -m compose $(ARGS)
+	$(BIN)/python -m tests.compose.engine $(BIN)/pytest $(call where,tests/compose) -m compose $(ARGS)
 
 .PHONY: test-in-image
 test-in-image: $(STAMP) ## Run make test on the images' Python (needs what test-compose needs)
@@ -48,23 +51,23 @@ test-in-image: $(STAMP) ## Run make test on the images' Python (needs what test-
 
 .PHONY: test-operator
 test-operator: kubernetes ## Run the operator's and the chart's tests on a real API server (no node)
-	$(BIN)/pytest tests/operator tests/chart -m operator -n 2 $(ARGS)
+	$(BIN)/pytest $(call where,tests/operator tests/chart) -m operator -n 2 $(ARGS)
 
 .PHONY: test-cluster
 test-cluster: $(STAMP) ## Run a relay's pods on a Kubernetes node of its own (needs root and packages)
-	$(BIN)/python -m tests.support.kubernetes.machine $(BIN)/pytest tests/cluster -m "cluster and not patience" $(ARGS)
+	$(BIN)/python -m tests.support.kubernetes.machine $(BIN)/pytest $(call where,tests/cluster) -m "cluster and not patience" $(ARGS)
 
 .PHONY: test-prometheus
 test-prometheus: nats-server prometheus ## Ask a real Prometheus what dashboard and alerts ask
-	$(BIN)/pytest tests/prometheus -m prometheus $(ARGS)
+	$(BIN)/pytest $(call where,tests/prometheus) -m prometheus $(ARGS)
 
 .PHONY: chaos
 chaos: nats-server ## Let everything fail while mail flows, and count
-	$(BIN)/pytest tests -m chaos $(ARGS)
+	$(BIN)/pytest $(call where,tests) -m chaos $(ARGS)
 
 .PHONY: crash
 crash: nats-server ## Kill a process after each step of each walk through the queue
-	$(BIN)/pytest tests -m crash -s $(ARGS)
+	$(BIN)/pytest $(call where,tests) -m crash -s $(ARGS)
 
 .PHONY: bench
 bench: nats-server ## List the benchmarks; ARGS=NAME runs one
