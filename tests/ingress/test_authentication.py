@@ -88,10 +88,10 @@ async def test_a_name_that_nobody_has_takes_as_long_as_a_wrong_password(
     took: dict[str, list[float]] = {"grace": [], "ada": [], "nobody": []}
     for round_ in range(3):
         for number, name in enumerate(took):
-            started = time.perf_counter()
+            started = time.process_time()  # whatever else the machine does
             address = f"192.0.2.{10 * round_ + number}"
             assert await checks.check(address, name.encode(), b"wrong") is Verdict.INVALID
-            took[name].append(time.perf_counter() - started)
+            took[name].append(time.process_time() - started)
     least = {name: min(each) for name, each in took.items()}
     assert min(least.values()) > 0.005, least  # a hash was computed for each
     assert max(least.values()) < 3 * min(least.values()), least
