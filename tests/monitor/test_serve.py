@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -15,6 +16,7 @@ from mailrelay_monitor.serve import HttpServer
 from tests.support.wait import wait_until
 
 STALL_SECONDS = 0.3
+SLOW_STALL_SECONDS = 2.0
 LARGE_BYTES = 16 * 1024 * 1024
 Background = Callable[[Awaitable[object]], "asyncio.Future[object]"]
 
@@ -83,16 +85,25 @@ async def test_a_client_that_does_not_read_is_cut_off(port: int) -> None:
     assert not reader.at_eof()
 
 
-async def test_a_client_that_reads_slowly_gets_all_of_it(port: int) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-    read = 0
-    while piece := await reader.read(2 * 1024 * 1024):
-        read += len(piece)
-        if read < LARGE_BYTES // 2:
-            await asyncio.sleep(STALL_SECONDS / 50)  # the slow reader
+async def test_a_client_that_reads_slowly_gets_all_of_it(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Longer than the machine stands still when it is busy.
+    monkeypatch.setattr(http_connection, "STALL_SECONDS", SLOW_STALL_SECONDS)
+    ours = socket.socket()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)  # the rest waits at the server
+    ours.connect(("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(sock=ours)
+    with contextlib.closing(writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        slow_until = time.monotonic() + 3 * SLOW_STALL_SECONDS
+        read = 0
+        while piece := await reader.read(64 * 1024):
+            read += len(piece)
+            if time.monotonic() < slow_until:
+                assert read < LARGE_BYTES // 2, "that was not slow"
+                await asyncio.sleep(SLOW_STALL_SECONDS / 40)  # the slow reader
     assert read > LARGE_BYTES
-    writer.close()
 
 
 async def test_an_answer_that_takes_its_time_is_waited_for(port: int) -> None:

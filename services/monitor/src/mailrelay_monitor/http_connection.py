@@ -11,6 +11,8 @@ import asyncio
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 STALL_SECONDS = 15.0  # what moves nothing from one look to the next is cut off
+# What somebody who reads has to read in that time, some 1 KB a second: less is as good as nothing.
+LEAST_READ_BYTES = 16 * 1024
 
 
 class HttpConnection(H11Protocol):
@@ -19,7 +21,7 @@ class HttpConnection(H11Protocol):
     _look: asyncio.TimerHandle
     _answered = 0
     _drained = 0
-    _seen: tuple[str, int] | None = ("asking", 0)
+    _seen: tuple[str, *tuple[int, ...]] | None = ("asking", 0)
 
     # uvicorn narrows the type of what asyncio hands over in the same way.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -53,13 +55,14 @@ class HttpConnection(H11Protocol):
         self._seen = waiting_for
         self._look_later()
 
-    def _waiting_for(self) -> tuple[str, int] | None:
-        """Return what the client has to do now, and how often it did so before; None: nothing."""
+    def _waiting_for(self) -> tuple[str, *tuple[int, ...]] | None:
+        """Return what the client has to do now, and how far it is with it; None: nothing."""
+        # First, because the last of an answer waits here when uvicorn is done with it.
+        if unread := self.transport.get_write_buffer_size():
+            return "reading", self._drained, unread // LEAST_READ_BYTES
         # uvicorn's type leaves out that there is none before the first request.
         if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]
             return "asking", self._answered
         if self.cycle.more_body:
             return "saying", self._answered
-        if self.flow.write_paused:
-            return "reading", self._drained
         return None
