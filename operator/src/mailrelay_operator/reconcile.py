@@ -82,6 +82,7 @@ class _Found:
     faults: tuple[str, ...] = ()
     waits: str = ""
     again_seconds: float = AGAIN_SECONDS
+    streams_are_due: bool = False  # to be made again
 
     @property
     def is_stopped(self) -> bool:
@@ -122,6 +123,8 @@ class Reconciler:
                 log.info("relay.namespace_ends")
                 return _STOPPED_SECONDS
         await self._tell(key, body, relay, found)
+        if found.streams_are_due:  # told before: afterwards there is another Job to speak of
+            await parts.streams.run(key, log)
         parts.counted("stopped" if found.is_stopped else "ok")
         return found.again_seconds
 
@@ -204,9 +207,10 @@ class Reconciler:
 
         That is the replacement of a key, and streams that the queue has lost.
         """
-        again = await self._parts.streams.look(key, log)
-        if again is not None:
-            found.again_seconds = max(again, _AWAITED_SECONDS)
+        due = self._parts.streams.due_in(key)
+        if due is not None:
+            found.again_seconds = max(due, _AWAITED_SECONDS)
+            found.streams_are_due = due == 0
             return
         rotation = self._parts.rotation
         if rotation.is_under_way(key, relay):

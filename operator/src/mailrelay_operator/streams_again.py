@@ -83,10 +83,10 @@ class StreamsAgain:
         """Take note that a relay is gone."""
         self._runs.pop(key, None)
 
-    async def look(self, key: RelayKey, log: Logger) -> float | None:
-        """Remove the Job when it is to be run again; return when to look again, None: any time.
+    def due_in(self, key: RelayKey) -> float | None:
+        """Return in how many seconds to `run` it; 0 now, None not as far as is known.
 
-        To be called when all children are as they are wanted. Raises ClusterError.
+        To be called when all children are as they are wanted.
         """
         numbers = self._numbers(key)
         if numbers is not None and not numbers.fault and numbers.is_told and not numbers.missing:
@@ -94,17 +94,21 @@ class StreamsAgain:
             return None
         child = self._job(key)
         job = child.observed if child is not None else None
-        if child is None or not isinstance(job, StreamsJob) or numbers is None:
+        if not isinstance(job, StreamsJob):
             return None
-        runs, now = self._runs.get(key, Runs()), self._clock()
-        left = seconds_until_due(job, numbers, runs, now, self._chance())
-        if left is None or left > 0:
-            return left
-        self._runs[key] = Runs(runs.count + 1, now)
+        runs = self._runs.get(key, Runs())
+        return seconds_until_due(job, numbers, runs, self._clock(), self._chance())
+
+    async def run(self, key: RelayKey, log: Logger) -> None:
+        """Remove the Job, when it is still there: the next pass makes it. Raises ClusterError."""
+        child, numbers = self._job(key), self._numbers(key)
+        if child is None:
+            return
+        self._runs[key] = Runs(self._runs.get(key, Runs()).count + 1, self._clock())
         await self._cluster.delete(JOB, child.namespace, child.name, uid=child.uid)
         child.is_deleted = True  # until the watch says that it is gone
-        log.warning("relay.streams_made_again", missing=list(numbers.missing), job=child.name)
-        return 0.0
+        missing = list(numbers.missing) if numbers is not None else []
+        log.warning("relay.streams_made_again", missing=missing, job=child.name)
 
     def _job(self, key: RelayKey) -> Child | None:
         jobs = [
